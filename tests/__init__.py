@@ -1,0 +1,1 @@
+"""The tests; rooms mirror the source tree."""

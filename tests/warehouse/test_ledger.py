@@ -1,0 +1,140 @@
+"""The ledger: races, refused keys, time travel, and damage that is named."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from pathlib import Path
+
+import pytest
+
+from warehouse.ledger import AlreadyPublished, Conflict, CorruptFile, Ledger, LiveFile
+from warehouse.store import WarehouseError, open_store
+
+
+def live_file(path: str, table: str = "labels", round: int | None = 0) -> LiveFile:
+    return LiveFile(
+        table=table,
+        round=round,
+        path=path,
+        rows=1,
+        bytes=10,
+        sha256="ab",
+        schema_version=1,
+    )
+
+
+def open_ledger(root: Path) -> Ledger:
+    return Ledger(open_store(root))
+
+
+def append_many(root: Path, writer: int) -> list[str]:
+    """One process of the race: five keys of its own and one that all want."""
+    ledger = open_ledger(root)
+    won = []
+    for key in (*(f"writer={writer}/{n}" for n in range(5)), "shared"):
+        try:
+            ledger.append(key, [live_file(f"labels/{writer}-{key}")])
+            won.append(key)
+        except AlreadyPublished:
+            assert key == "shared"
+    return won
+
+
+def test_eight_racing_processes_commit_every_key_exactly_once(tmp_path: Path) -> None:
+    with multiprocessing.get_context("spawn").Pool(8) as pool:
+        won = pool.starmap(append_many, [(tmp_path, writer) for writer in range(8)])
+    commits = open_ledger(tmp_path).commits()
+    keys = [commit.key for commit in commits]
+    assert sorted(key for keys in won for key in keys) == sorted(keys)
+    assert len(set(keys)) == len(keys) == 8 * 5 + 1
+    assert [commit.version for commit in commits] == list(range(41))
+    assert len(open_ledger(tmp_path).files()) == 41
+
+
+def test_a_second_commit_with_the_same_key_is_refused(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+    ledger.append("round=0/rewards", [live_file("a")])
+    with pytest.raises(AlreadyPublished, match="round=0/rewards") as caught:
+        open_ledger(tmp_path).append("round=0/rewards", [live_file("b")])
+    assert caught.value.key == "round=0/rewards"
+    assert ledger.head() == 0
+
+
+def test_a_commit_reads_back_as_it_was_written(tmp_path: Path) -> None:
+    written = open_ledger(tmp_path).append(
+        "key",
+        [live_file("a", round=None)],
+        operation="import",
+        code_version="c1",
+        config_sha256="f00",
+        meta={"policy": "p1"},
+    )
+    assert open_ledger(tmp_path).find("key") == written
+    assert open_ledger(tmp_path).find("other") is None
+    assert (tmp_path / "_ledger" / "0000000000.json").is_file()
+
+
+def test_an_older_version_keeps_its_files(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+    ledger.append("one", [live_file("a"), live_file("b", "rollouts", 1)])
+    ledger.append("two", [live_file("c")], remove=["a"])
+    assert [file.path for file in ledger.files()] == ["b", "c"]
+    assert [file.path for file in ledger.files(as_of=0)] == ["a", "b"]
+    assert ledger.files(as_of=-1) == []
+    assert [file.path for file in ledger.files(table="labels")] == ["c"]
+    assert [file.path for file in ledger.files(rounds=[1])] == ["b"]
+    with pytest.raises(WarehouseError, match="no version 2; the last one is 1"):
+        ledger.files(as_of=2)
+
+
+def test_removing_a_dead_path_or_adding_a_live_one_is_a_conflict(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+    ledger.append("one", [live_file("a")])
+    ledger.append("two", [], remove=["a"])
+    with pytest.raises(Conflict, match="cannot remove a"):
+        ledger.append("three", [], remove=["a"])
+    ledger.append("three", [live_file("a")])
+    with pytest.raises(Conflict, match="cannot add a"):
+        ledger.append("four", [live_file("a")])
+    assert ledger.head() == 2
+
+
+def test_an_empty_warehouse_has_no_version(tmp_path: Path) -> None:
+    assert open_ledger(tmp_path).head() == -1
+    assert open_ledger(tmp_path).files() == []
+
+
+def test_a_gap_names_the_missing_file(tmp_path: Path) -> None:
+    for key in ("one", "two", "three"):
+        open_ledger(tmp_path).append(key, [])
+    (tmp_path / "_ledger" / "0000000001.json").unlink()
+    with pytest.raises(CorruptFile, match=r"0000000001\.json is missing"):
+        open_ledger(tmp_path).head()
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"format": 1, "key": "x"}'])
+def test_broken_json_names_the_file(tmp_path: Path, content: str) -> None:
+    (tmp_path / "_ledger").mkdir()
+    (tmp_path / "_ledger" / "0000000000.json").write_text(content)
+    with pytest.raises(CorruptFile, match=r"0000000000\.json"):
+        open_ledger(tmp_path).commits()
+
+
+def test_a_commit_of_a_newer_format_or_another_version_is_refused(tmp_path: Path) -> None:
+    open_ledger(tmp_path).append("one", [])
+    path = tmp_path / "_ledger" / "0000000000.json"
+    fields = json.loads(path.read_text())
+    path.write_text(json.dumps(fields | {"format": 2}))
+    with pytest.raises(CorruptFile, match="newer version"):
+        open_ledger(tmp_path).commits()
+    path.write_text(json.dumps(fields | {"version": 7}))
+    with pytest.raises(CorruptFile, match="says it is version 7"):
+        open_ledger(tmp_path).commits()
+
+
+def test_a_stray_file_in_the_ledger_is_named(tmp_path: Path) -> None:
+    (tmp_path / "_ledger").mkdir()
+    (tmp_path / "_ledger" / "notes.txt").write_text("mine")
+    with pytest.raises(CorruptFile, match=r"notes\.txt does not belong"):
+        open_ledger(tmp_path).commits()

@@ -1,0 +1,306 @@
+"""Publishing: files as measured, bad rows refused, kills and races harmless."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.warehouse.builder import label, prompt, publish_rows, reward, rollout
+from warehouse.catalog import load_checks, read_table
+from warehouse.ledger import AlreadyPublished, CorruptFile, Ledger
+from warehouse.publish import PublishRefused, publish, read_staged, write_parquet
+from warehouse.schemas import STATUSES, TABLES, SchemaMismatch, table_from_rows
+from warehouse.store import open_store
+
+
+def live_paths(root: Path, table: str) -> list[Path]:
+    return [root / file.path for file in Ledger(open_store(root)).files(table=table)]
+
+
+# Files
+
+
+def test_rows_become_one_sorted_file_with_the_measured_encodings(tmp_path: Path) -> None:
+    rows = [rollout(3, name, k, temperature=0.5) for name in ("p2", "p1") for k in (1, 0)]
+    publish_rows(tmp_path, "key", 3, rollouts=rows)
+    (path,) = live_paths(tmp_path, "rollouts")
+    assert path.parent == tmp_path / "rollouts" / "round=3"
+    file = pq.ParquetFile(path)
+    assert file.read().column("rollout_id").to_pylist() == ["3-p1-0", "3-p1-1", "3-p2-0", "3-p2-1"]
+    assert file.schema_arrow.metadata[b"table"] == b"rollouts"
+    assert file.schema_arrow.metadata[b"schema_version"] == b"1"
+    assert file.schema_arrow.metadata[b"grain"] == b"one row per sampled completion"
+    assert file.schema_arrow.field("round").metadata[b"PARQUET:field_id"] == b"2"
+    group = file.metadata.row_group(0)
+    columns = {group.column(i).path_in_schema: group.column(i) for i in range(group.num_columns)}
+    assert all(column.compression == "ZSTD" for column in columns.values())
+    assert all(column.has_offset_index for column in columns.values())
+    assert "DELTA_BYTE_ARRAY" in columns["rollout_id"].encodings
+    assert "RLE_DICTIONARY" in columns["purpose"].encodings
+    assert "RLE_DICTIONARY" not in columns["completion"].encodings
+    for name in ("behavior_logprobs.list.element", "temperature"):
+        assert "BYTE_STREAM_SPLIT" in columns[name].encodings
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_table_can_be_written_empty_and_read_back(tmp_path: Path, name: str) -> None:
+    write_parquet(name, TABLES[name].schema.empty_table(), tmp_path / "file.parquet")
+    assert pq.read_table(tmp_path / "file.parquet").schema.equals(TABLES[name].schema)
+
+
+def test_rollouts_are_cut_into_groups_of_16384_rows(tmp_path: Path) -> None:
+    rows = table_from_rows("rollouts", [rollout(0, "p1")])
+    write_parquet("rollouts", pa.concat_tables([rows] * 16_385), tmp_path / "file.parquet")
+    metadata = pq.read_metadata(tmp_path / "file.parquet")
+    assert [metadata.row_group(i).num_rows for i in range(2)] == [16_384, 1]
+
+
+def test_the_ledger_holds_size_hash_and_rows_of_the_file(tmp_path: Path) -> None:
+    publish_rows(tmp_path, "key", 0, rollouts=[rollout(0, "p1")])
+    (file,) = Ledger(open_store(tmp_path)).files()
+    data = (tmp_path / file.path).read_bytes()
+    assert (file.table, file.round, file.rows, file.bytes) == ("rollouts", 0, 1, len(data))
+    assert file.sha256 == hashlib.sha256(data).hexdigest()
+
+
+def test_prompts_have_no_round_folder_and_an_empty_table_no_file(tmp_path: Path) -> None:
+    publish_rows(tmp_path, "key", prompts=[prompt("p1")], templates=[])
+    (file,) = Ledger(open_store(tmp_path)).files()
+    assert Path(file.path).parent == Path("prompts")
+    publish_rows(tmp_path, "round=0/train-labels/judge@r1", 0, labels=[])
+    assert Ledger(open_store(tmp_path)).head() == 1
+
+
+def test_a_table_over_several_rounds_gets_a_file_for_each(tmp_path: Path) -> None:
+    publish_rows(tmp_path, "key", rollouts=[rollout(0, "p1"), rollout(1, "p1")])
+    assert [file.round for file in Ledger(open_store(tmp_path)).files()] == [0, 1]
+    assert read_table(tmp_path, "rollouts", rounds=[1]).column("rollout_id").to_pylist() == [
+        "1-p1-0"
+    ]
+
+
+def test_imported_rows_without_a_round_are_kept(tmp_path: Path) -> None:
+    publish_rows(tmp_path, "key", rollouts=[rollout(0, "p1") | {"round": None}])
+    (file,) = Ledger(open_store(tmp_path)).files()
+    assert (file.round, Path(file.path).parent) == (None, Path("rollouts"))
+
+
+# Refusals
+
+
+def test_a_key_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    publish_rows(tmp_path, "key", 0, rollouts=[rollout(0, "p1")])
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(AlreadyPublished, match="key"):
+        publish_rows(tmp_path, "key", 0, rollouts=[rollout(0, "p2")])
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_repeated_key_within_the_rows_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PublishRefused, match=r"rollouts: key \(rollout_id\).*\n.*0-p1-0"):
+        publish_rows(tmp_path, "key", 0, rollouts=[rollout(0, "p1"), rollout(0, "p1")])
+
+
+def test_known_prompts_are_left_out_and_changed_ones_refused(tmp_path: Path) -> None:
+    publish_rows(tmp_path, "one", prompts=[prompt("p1"), prompt("p2")])
+    publish_rows(tmp_path, "two", prompts=[prompt("p2"), prompt("p3")])
+    assert read_table(tmp_path, "prompts").column("prompt_id").to_pylist() == ["p1", "p2", "p3"]
+    with pytest.raises(PublishRefused, match=r"another content.*\n.*p1"):
+        publish_rows(tmp_path, "three", prompts=[prompt("p1", purpose="train")])
+
+
+def test_rows_of_another_round_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(PublishRefused, match=r"rows of \{1\} in the commit of round 0"):
+        publish_rows(tmp_path, "key", 0, rollouts=[rollout(0, "p1"), rollout(1, "p1")])
+
+
+@pytest.mark.parametrize(
+    "columns", [{"temperature": float("nan")}, {"behavior_logprobs": [0.0, float("nan"), 0.0]}]
+)
+def test_a_nan_is_refused(tmp_path: Path, columns: dict[str, object]) -> None:
+    with pytest.raises(PublishRefused, match=f"NaN in {next(iter(columns))}"):
+        publish_rows(tmp_path, "key", 0, rollouts=[rollout(0, "p1", **columns)])
+
+
+def test_a_nan_inside_a_reward_term_is_refused(tmp_path: Path) -> None:
+    row = rollout(0, "t1")
+    bad = reward(row, 1.0, [label(row, 0.5)])
+    bad["terms"][0]["contribution"] = float("nan")
+    with pytest.raises(PublishRefused, match="NaN in terms"):
+        publish_rows(tmp_path, "key", 0, rewards=[bad])
+
+
+def test_an_unknown_table_or_column_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PublishRefused, match="no table ghosts"):
+        publish(tmp_path, "key", {"ghosts": pa.table({"a": [1]})})
+    with pytest.raises(SchemaMismatch, match="prompts: unknown columns"):
+        publish(tmp_path, "key", {"prompts": pa.table({"mood": ["good"]})})
+
+
+ROLLOUT = rollout(0, "p1")
+LABEL = label(ROLLOUT, 0.5)
+BAD: dict[str, dict[str, list[dict[str, object]]]] = {
+    "unique_label_id": {"labels": [LABEL | {"label_key": "other"}]},
+    "one_final_label_per_key": {"labels": [LABEL, label(ROLLOUT, 0.4, attempt=2)]},
+    "score_null_unless_ok": {"labels": [LABEL | {"status": "malformed"}]},
+    "score_in_range": {"labels": [LABEL | {"score": 1.5}]},
+    "logprobs_match_tokens": {"rollouts": [rollout(0, "p2", behavior_logprobs=[-1.0])]},
+    "orphan_labels": {"labels": [LABEL | {"rollout_id": "0-p9-0"}]},
+    "orphan_rewards": {"rewards": [reward(ROLLOUT, 1.0, [LABEL])]},
+    "reward_null_unless_eligible": {"rewards": [reward(ROLLOUT, 1.0, is_eligible=False)]},
+    "unknown_status": {"labels": [LABEL | {"status": "meh", "score": None}]},
+    "holdout_not_trained": {
+        "train_use": [
+            {
+                "training_run_id": "t",
+                "round": 0,
+                "rollout_id": "0-p1-0",
+                "is_used": True,
+                "epochs": 1,
+            }
+        ]
+    },
+    "readable_messages": {"prompts": [prompt("p1", messages="not JSON")]},
+}
+
+
+@pytest.mark.parametrize("check", load_checks())
+def test_every_check_refuses_its_bad_fixture(tmp_path: Path, check: str) -> None:
+    publish_rows(tmp_path, "rollouts", 0, rollouts=[ROLLOUT])
+    if check == "unique_label_id":
+        # Within one commit the key test is faster; the check sees the other commits too.
+        publish_rows(tmp_path, "labels", 0, labels=[LABEL])
+    with pytest.raises(PublishRefused, match=f"check {check} found bad rows"):
+        publish_rows(tmp_path, "bad", None, **BAD[check])
+    assert Ledger(open_store(tmp_path)).find("bad") is None
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"rollouts": [rollout(0, "p2", behavior_logprobs=[-1.0, float("-inf"), -1.0])]},
+        {"rollouts": [rollout(0, "p2", behavior_logprobs=[-1.0, None, -1.0])]},
+        {"rollouts": [rollout(0, "p2", completion_ids=None)]},
+        {"labels": [label(ROLLOUT, None, status="ok")]},
+        {"labels": [LABEL | {"partner_rollout_id": "0-p9-0"}]},
+        {"labels": [LABEL | {"is_final": False}]},
+        {"labels": [LABEL | {"score": float("inf")}]},
+        {"rewards": [reward(rollout(0, "p9"), 1.0)]},
+        {"rewards": [reward(ROLLOUT, float("inf"))]},
+    ],
+)
+def test_the_checks_see_the_less_obvious_cases(
+    tmp_path: Path, bad: dict[str, list[dict[str, object]]]
+) -> None:
+    publish_rows(tmp_path, "rollouts", 0, rollouts=[ROLLOUT])
+    with pytest.raises(PublishRefused, match="check"):
+        publish_rows(tmp_path, "bad", 0, **bad)
+
+
+def test_a_replayed_holdout_rollout_of_an_earlier_round_is_seen(tmp_path: Path) -> None:
+    publish_rows(tmp_path, "rollouts", 0, rollouts=[ROLLOUT])
+    (use,) = BAD["holdout_not_trained"]["train_use"]
+    with pytest.raises(PublishRefused, match="holdout_not_trained"):
+        publish_rows(tmp_path, "bad", 3, train_use=[use | {"round": 3, "source_round": 0}])
+
+
+def test_the_statuses_of_the_check_are_those_of_the_schema() -> None:
+    sql = load_checks()["unknown_status"]
+    assert sorted(sql.partition("not in")[2].split("'")[1::2]) == sorted(STATUSES)
+
+
+# Replacing, staging
+
+
+def test_removed_files_leave_the_next_version_only(tmp_path: Path) -> None:
+    publish_rows(tmp_path, "one", 0, rollouts=[rollout(0, "p1", completion="old")])
+    (old,) = Ledger(open_store(tmp_path)).files()
+    rows = table_from_rows("rollouts", [rollout(0, "p1", completion="new")])
+    publish(tmp_path, "two", {"rollouts": rows}, round=0, remove=[old.path])
+    assert read_table(tmp_path, "rollouts").column("completion").to_pylist() == ["new"]
+    assert read_table(tmp_path, "rollouts", as_of=0).column("completion").to_pylist() == ["old"]
+
+
+def test_staged_shards_are_read_in_order_and_a_bad_one_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "round=9"
+    folder.mkdir()
+    for name in ("b", "a"):
+        rows = table_from_rows("rollouts", [rollout(0, name)])
+        pq.write_table(rows, folder / f"{name}.parquet")
+    paths = [folder / "b.parquet", folder / "a.parquet"]
+    rows = read_staged(paths, "rollouts")
+    assert rows.column("prompt_id").to_pylist() == ["b", "a"]
+    assert rows.column("round").to_pylist() == [0, 0]
+    assert read_staged([], "rollouts").schema == TABLES["rollouts"].schema
+    (folder / "c.parquet").write_bytes(b"PAR1")
+    with pytest.raises(CorruptFile, match=r"c\.parquet"):
+        read_staged([folder / "c.parquet"], "rollouts")
+    pq.write_table(pa.table({"mood": ["good"]}), folder / "d.parquet")
+    with pytest.raises(SchemaMismatch, match=r"d\.parquet"):
+        read_staged([folder / "d.parquet"], "rollouts")
+
+
+# Kills and races
+
+
+def publish_until(root: Path, calls: int) -> None:
+    """Publishes two tables; the process dies before its call number `calls` to link or fsync."""
+    left = iter(range(calls))
+
+    def or_die(call: Callable[..., None]) -> Callable[..., None]:
+        def counted(*args: object) -> None:
+            if next(left, None) is None:
+                os._exit(9)
+            call(*args)
+
+        return counted
+
+    os.link, os.fsync = or_die(os.link), or_die(os.fsync)
+    publish_rows(root, "key", 0, rollouts=[ROLLOUT], labels=[LABEL])
+
+
+def test_killed_at_any_step_publish_shows_all_or_nothing(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    shown = []
+    for calls in range(40):
+        root = tmp_path / str(calls)
+        process = context.Process(target=publish_until, args=(root, calls))
+        process.start()
+        process.join()
+        tables = {file.table for file in Ledger(open_store(root)).files()}
+        assert tables in (set(), {"rollouts", "labels"})
+        shown.append(bool(tables))
+        if not tables:
+            publish_rows(root, "key", 0, rollouts=[ROLLOUT], labels=[LABEL])
+        assert read_table(root, "labels").num_rows == 1
+        if process.exitcode == 0:
+            break
+        assert process.exitcode == 9
+    # Three objects of at least file, link and folder each; visible from the link of the commit on,
+    # so of all deaths only the one before the last fsync comes too late.
+    assert len(shown) > 9
+    assert shown == sorted(shown)
+    assert sum(shown) == 2
+
+
+def publish_one(root: Path, _: int) -> str:
+    try:
+        publish_rows(root, "key", 0, rollouts=[ROLLOUT])
+    except AlreadyPublished:
+        return "refused"
+    return "published"
+
+
+def test_of_two_publishers_of_one_key_one_wins(tmp_path: Path) -> None:
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        outcomes = pool.starmap(publish_one, [(tmp_path, 0), (tmp_path, 1)])
+    assert sorted(outcomes) == ["published", "refused"]
+    assert read_table(tmp_path, "rollouts").num_rows == 1
