@@ -1,0 +1,1 @@
+"""How a text gets an AI label: classifiers, judges, rubrics, rewards. Knows only `warehouse`."""

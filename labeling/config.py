@@ -1,0 +1,161 @@
+"""The `labelers` and `reward` sections of a configuration, typed; an unknown key is an error.
+
+Light: nothing here loads a model. What is checked here needs no model; whether a model's labels
+are those of the configuration is checked when the labeler starts (classifier.py, judge.py).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Role = Literal["reward", "metric", "shadow"]
+# The name is part of ledger keys and folder names.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+# The starters come with this project, so their label names are known here.
+STARTER_LABELS: dict[str, dict[str, float]] = {
+    "starter-toxicity": {"polite": 0.0, "rude": 1.0},
+    "starter-metric": {"acceptable": 0.0, "toxic": 1.0},
+}
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SelfTestSentence(_Section):
+    """A text whose score is known well enough to refuse a labeler that gets it wrong."""
+
+    text: str
+    at_least: Share | None = None
+    at_most: Share | None = None
+
+    @model_validator(mode="after")
+    def _has_a_bound(self) -> SelfTestSentence:
+        if self.at_least is None and self.at_most is None:
+            raise ValueError(f"self_test {self.text!r}: give at_least or at_most")
+        return self
+
+
+class ClassifierConfig(_Section):
+    """A sequence classifier: a Hub id, a folder, or a starter. It reads the completion only."""
+
+    kind: Literal["classifier"]
+    name: Name
+    role: Role
+    criterion: str
+    model: str
+    revision: str | None = Field(None, description="Hub commit; folders and starters need none")
+    labels: dict[str, Share] | None = Field(
+        None,
+        min_length=1,
+        description="score of each of the model's labels; starters bring their own",
+    )
+    activation: Literal["softmax", "sigmoid"] = "softmax"
+    max_tokens: int = Field(512, ge=8, description="longest window, if the model allows it")
+    stride: int = Field(64, ge=0, description="tokens that two windows of a text share")
+    max_windows: int = Field(256, ge=1, description="longer texts get status too_long")
+    token_budget: int = Field(4096, ge=1, description="tokens of one batch, padding included")
+    required: bool = True
+    self_test: tuple[SelfTestSentence, ...] | None = Field(
+        None, description="None: the shipped sentences of the criterion; []: no self-test"
+    )
+
+    @model_validator(mode="after")
+    def _labels_are_known(self) -> ClassifierConfig:
+        if self.labels is None and self.model not in STARTER_LABELS:
+            raise ValueError(
+                f"labelers.{self.name}.labels: give each label of {self.model} its score, for "
+                "instance {nothate: 0, hate: 1}; the order of a model's labels is never guessed"
+            )
+        values = set(self.label_scores.values())
+        if self.activation == "softmax":
+            is_constant = len(values) < 2
+        else:  # each label on its own; a single one may also stand for the absence
+            is_constant = max(values) == 0 if len(self.label_scores) > 1 else values == {0.5}
+        if is_constant:
+            raise ValueError(
+                f"labelers.{self.name}.labels: {self.label_scores} gives every text the same score"
+            )
+        return self
+
+    @property
+    def label_scores(self) -> dict[str, float]:
+        """Label name -> score in [0, 1], the shipped mapping for a starter."""
+        return self.labels if self.labels is not None else STARTER_LABELS[self.model]
+
+
+class _EngineConfig(_Section):
+    model: str
+    revision: str | None = Field(None, description="Hub commit; folders and starters need none")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="auto: float32 on a CPU, the model's own on a GPU"
+    )
+    max_model_len: int | None = Field(None, ge=2, description="None: what the model allows")
+
+
+class VllmEngineConfig(_EngineConfig):
+    """A judge on vLLM."""
+
+    kind: Literal["vllm"]
+    gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
+
+
+class TransformersEngineConfig(_EngineConfig):
+    """A judge on plain transformers: everywhere, and slower."""
+
+    kind: Literal["transformers"]
+    token_budget: int = Field(8192, ge=1, description="tokens of one batch, padding included")
+
+
+JudgeEngineConfig = Annotated[
+    VllmEngineConfig | TransformersEngineConfig, Field(discriminator="kind")
+]
+
+
+class JudgeConfig(_Section):
+    """A language model that scores prompt and completion by the likelihood of score tokens."""
+
+    kind: Literal["judge"]
+    name: Name
+    role: Role
+    criterion: str
+    rubric: str = Field(description="name of a shipped rubric, or path of a YAML file")
+    engine: JudgeEngineConfig
+    min_label_mass: float = Field(
+        0.9, gt=0, le=1, description="probability that must lie on the rubric's labels"
+    )
+    required: bool = True
+
+
+LabelerConfig = Annotated[ClassifierConfig | JudgeConfig, Field(discriminator="kind")]
+
+
+class RewardTerm(_Section):
+    """One labeler's part of the reward."""
+
+    weight: float = Field(allow_inf_nan=False)
+    value: Literal["raw", "score"] = Field(
+        "score", description="raw: a classifier's logit, a judge's expected label"
+    )
+
+
+class RewardConfig(_Section):
+    """The recipe: z-scored terms, weighted, minus a penalty for truncation, clipped."""
+
+    recipe: Literal["weighted"]
+    terms: dict[str, RewardTerm] = Field(min_length=1)
+    clip: float = Field(5.0, gt=0, allow_inf_nan=False)
+    truncation_penalty: float = Field(
+        1.0, ge=0, allow_inf_nan=False, description="for completions that hit max_tokens"
+    )
+
+    @model_validator(mode="after")
+    def _weighs_something(self) -> RewardConfig:
+        unused = [name for name, term in self.terms.items() if term.weight == 0]
+        if unused:
+            raise ValueError(f"reward.terms: weight 0 for {unused}; leave the term out")
+        return self

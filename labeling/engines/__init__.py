@@ -1,0 +1,1 @@
+"""What runs a language model for judges and for the policy: one module per engine and task."""

@@ -1,0 +1,1 @@
+"""The night: what runs when. The only room that knows the other three."""

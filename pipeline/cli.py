@@ -1,0 +1,262 @@
+"""The `roundhouse` commands, one thin function each. Heavy rooms are imported by who needs them.
+
+Exit codes: 0 done, 1 failed, 2 wrong use, 3 done but dead letters above the threshold, 4 the gate
+refused the round.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from pipeline.config import RunConfig
+    from pipeline.night import StageTiming
+
+app = typer.Typer(
+    help="Nightly batch RLAIF: sample, label, publish, train, and show it in SQL.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+_PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+Config = Annotated[str, typer.Argument(help="a YAML file or a shipped name (demo)")]
+Sets = Annotated[list[str] | None, typer.Option("--set", help="key.sub=value, repeatable")]
+Warehouse = Annotated[str, typer.Argument(help="the warehouse folder")]
+Round = Annotated[int, typer.Option("--round", min=0)]
+AsOf = Annotated[int | None, typer.Option("--as-of", help="a version of the ledger")]
+
+
+@app.command(context_settings=_PASS_ON)
+def run(
+    context: typer.Context,
+    config: Config,
+    rounds: Annotated[int | None, typer.Option(min=1, help="rounds in all")] = None,
+    one_more: Annotated[bool, typer.Option("--next", help="one more than there are")] = False,
+    sets: Sets = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="show the plan, do nothing")] = False,
+) -> None:
+    """Bring the warehouse to its rounds; the same command again resumes. Beam options after --."""
+    if rounds is not None and one_more:
+        raise typer.BadParameter("--rounds and --next exclude each other")
+    settings = _load(config, sets, context.args)
+    if dry_run:
+        _print_plan(settings)
+        return
+    from pipeline.night import run_rounds
+
+    wanted = None if one_more else (rounds or settings.rounds)
+    outcome = run_rounds(settings, wanted, print)
+    _finish(settings, outcome.timings)
+    raise typer.Exit(outcome.exit_code)
+
+
+@app.command(context_settings=_PASS_ON)
+def nightly(context: typer.Context, config: Config, sets: Sets = None) -> None:
+    """What a scheduler calls every night: run --next."""
+    run(context, config, rounds=None, one_more=True, sets=sets, dry_run=False)
+
+
+@app.command(context_settings=_PASS_ON)
+def generate(
+    context: typer.Context,
+    config: Config,
+    number: Round,
+    sets: Sets = None,
+    purpose: Annotated[str, typer.Option(help="train or holdout")] = "train",
+) -> None:
+    """One stage: prompts -> rollouts."""
+    from pipeline import night
+
+    settings = _load(config, sets, context.args)
+    night.sample(night.prepare(settings, print), number, purpose)
+
+
+@app.command(context_settings=_PASS_ON)
+def label(
+    context: typer.Context,
+    config: Config,
+    number: Round,
+    sets: Sets = None,
+    purpose: Annotated[str, typer.Option(help="train or holdout")] = "train",
+) -> None:
+    """One stage: rollouts -> labels of every labeler."""
+    from pipeline import night
+
+    settings = _load(config, sets, context.args)
+    night.label(night.prepare(settings, print), number, purpose)
+
+
+@app.command(context_settings=_PASS_ON)
+def train(context: typer.Context, config: Config, number: Round, sets: Sets = None) -> None:
+    """Gate, rewards and PPO on a stored round."""
+    from pipeline import night
+
+    outcome = night.prepare(_load(config, sets, context.args), print)
+    night.reward_and_train(outcome, number)
+    raise typer.Exit(outcome.exit_code)
+
+
+@app.command(context_settings=_PASS_ON)
+def evaluate(context: typer.Context, config: Config, number: Round, sets: Sets = None) -> None:
+    """Hold-out numbers of policy N: its rollouts, labels and evaluation."""
+    from pipeline import night
+
+    night.evaluate_policy(night.prepare(_load(config, sets, context.args), print), number)
+
+
+@app.command()
+def status(warehouse: Warehouse) -> None:
+    """Rounds so far, the last commits, and how far a running stage is."""
+    from pipeline.status import print_status
+
+    print_status(warehouse)
+
+
+@app.command()
+def sql(
+    warehouse: Warehouse,
+    query: Annotated[str | None, typer.Argument(help="none: read from standard input")] = None,
+    style: Annotated[str, typer.Option("--format", help="table, csv or json")] = "table",
+    as_of: AsOf = None,
+) -> None:
+    """Ask the warehouse in SQL: a view per table and mart, nothing else in reach."""
+    from pipeline.console import print_relation
+    from warehouse.catalog import connect, lock_down
+
+    text = query if query is not None else sys.stdin.read()
+    con = connect(warehouse, as_of)
+    lock_down(con, warehouse)
+    relation = con.sql(text)
+    if relation is not None:
+        print_relation(relation, _checked(style, ("table", "csv", "json")))
+
+
+@app.command()
+def query(
+    warehouse: Warehouse,
+    name: Annotated[str | None, typer.Argument(help="a mart or question; none: list them")] = None,
+    rollout: Annotated[str | None, typer.Option(help="for `why`: the rollout's id")] = None,
+    number: Annotated[int | None, typer.Option("--round", help="only this round")] = None,
+    style: Annotated[str, typer.Option("--format", help="table, long, csv or json")] = "",
+    as_of: AsOf = None,
+) -> None:
+    """A named question: a mart, or `why --rollout ID`."""
+    from pipeline.console import print_rows
+    from pipeline.status import answer
+    from warehouse.catalog import query_names
+
+    if name is None:
+        print_rows(("query", "one row is"), sorted(query_names().items()))
+        return
+    answer(warehouse, name, rollout=rollout, number=number, style=style, as_of=as_of)
+
+
+@app.command()
+def report(
+    warehouse: Warehouse,
+    out: Annotated[Path, typer.Option(help="the HTML file")] = Path("report.html"),
+    as_of: AsOf = None,
+) -> None:
+    """One self-contained HTML page: toxicity by round, examples, coverage."""
+    from warehouse.report import write_report
+
+    print(write_report(warehouse, out, as_of=as_of))
+
+
+@app.command()
+def export(
+    warehouse: Warehouse,
+    kind: Annotated[str, typer.Argument(help="dpo")],
+    out: Annotated[Path, typer.Option(help="a .jsonl or .parquet file")],
+    margin: Annotated[float, typer.Option(min=0, help="least difference of the rewards")] = 0.5,
+    rounds: Annotated[list[int] | None, typer.Option("--round", help="repeatable")] = None,
+    as_of: AsOf = None,
+) -> None:
+    """Preference pairs from scored train rollouts, as TRL's DPOTrainer reads them."""
+    _checked(kind, ("dpo",))
+    from training.preferences import export_dpo
+
+    count = export_dpo(warehouse, out, rounds=rounds, margin=margin, as_of=as_of)
+    print(f"{count} pairs in {out}")
+
+
+def _checked(value: str, known: tuple[str, ...]) -> str:
+    if value not in known:
+        raise typer.BadParameter(f"{value}: expected one of {', '.join(known)}")
+    return value
+
+
+def _load(config: str, sets: list[str] | None, beam_options: list[str]) -> RunConfig:
+    from pipeline.config import load_config
+
+    settings = load_config(config, sets)
+    if not beam_options:
+        return settings
+    beam = settings.beam.model_copy(
+        update={"options": (*settings.beam.options, *(o for o in beam_options if o != "--"))}
+    )
+    return settings.model_copy(update={"beam": beam})
+
+
+def _print_plan(settings: RunConfig) -> None:
+    import yaml
+
+    counts = settings.rollouts
+    print(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False), end="")
+    print(
+        f"# a round: {counts.prompts} prompts x {counts.samples} completions of at most "
+        f"{counts.max_tokens} tokens, {len(settings.labelers)} labelers; "
+        f"hold-out: {counts.holdout_prompts or 'all'} prompts x {counts.holdout_samples}"
+    )
+
+
+def _finish(settings: RunConfig, timings: list[StageTiming]) -> None:
+    """The morning's page: the table of rounds, examples, time, and where everything lies."""
+    from pipeline.console import print_summary, print_times
+    from warehouse.catalog import connect
+    from warehouse.report import write_report
+
+    print()
+    con = connect(settings.warehouse)
+    print_summary(con)
+    con.close()
+    print_times(timings)
+    page = write_report(settings.warehouse, Path(settings.warehouse) / "report.html")
+    print(f"\nwarehouse  {settings.warehouse}\nreport     {page}")
+    print(f"policies   {Path(settings.warehouse) / 'policies'}")
+    print(f"next       roundhouse sql {settings.warehouse} 'select * from toxicity_by_round'")
+
+
+def main() -> None:
+    """The console script: known errors become one line on standard error and an exit code."""
+    try:
+        app()
+    except Exception as error:  # noqa: BLE001 (the outermost boundary, the unknown is raised)
+        raise SystemExit(_explain(error)) from None
+
+
+def _explain(error: Exception) -> int:
+    import duckdb
+
+    from pipeline.config import ConfigError
+    from pipeline.stage_process import StageFailed
+    from warehouse.store import WarehouseError
+
+    wrong_use = (
+        ConfigError,
+        duckdb.ParserException,
+        duckdb.BinderException,
+        duckdb.CatalogException,
+    )
+    if not isinstance(error, (*wrong_use, StageFailed, WarehouseError, duckdb.Error, OSError)):
+        raise error
+    print(f"roundhouse: {error}", file=sys.stderr)
+    return 2 if isinstance(error, wrong_use) else 1
+
+
+if __name__ == "__main__":
+    main()

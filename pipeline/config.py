@@ -1,0 +1,253 @@
+"""The run configuration: one YAML file plus `--set key=value`, typed, every error naming its key.
+
+Rooms own the models of what only they read (labeling.config, training.config); this file joins them
+and holds the rules that cross rooms, for instance that no labeler is both reward and metric.
+Secrets never stand here: credentials come from the environment or the AWS chain.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from labeling.config import LabelerConfig, RewardConfig
+from training.config import TrainingConfig
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot run; the message names file and key and says what to do."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PolicyConfig(_Section):
+    """The model that is trained; `starter` is the small one that is built on first use."""
+
+    model: str
+    revision: str | None = Field(None, description="Hub commit; folders and starters need none")
+    starter_seed: int = Field(0, description="seed of the starter models")
+    starter_budget: Literal["full", "tiny"] = Field("full", description="tiny: to try the plumbing")
+
+
+class PromptsConfig(_Section):
+    """Where prompts come from and how many of them are held out."""
+
+    source: Literal["hh", "jsonl", "parquet", "dataset", "starter"]
+    path: str | None = Field(None, description="file, folder of files or Hub data set id")
+    split: str = Field("train", description="split of a Hub data set")
+    column: str = Field("prompt", description="column of jsonl, parquet and dataset sources")
+    holdout: float = Field(0.2, gt=0, lt=1)
+    limit: int | None = Field(None, ge=1)
+
+    @model_validator(mode="after")
+    def _path_is_given(self) -> PromptsConfig:
+        if self.source != "starter" and not self.path:
+            raise ValueError(f"source {self.source} needs prompts.path")
+        return self
+
+
+class RolloutsConfig(_Section):
+    """How completions are sampled."""
+
+    engine: Literal["vllm", "transformers"] = "vllm"
+    prompts: int = Field(256, ge=1, description="train prompts a round")
+    samples: int = Field(4, ge=1, description="completions per train prompt")
+    holdout_prompts: int | None = Field(None, ge=1, description="None: all hold-out prompts")
+    holdout_samples: int = Field(4, ge=1)
+    max_tokens: int = Field(48, ge=1)
+    max_model_len: int | None = Field(None, ge=2, description="None: what the model allows")
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = -1
+    repetition_penalty: float = 1.0
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+
+    @model_validator(mode="after")
+    def _ppo_can_correct_it(self) -> RolloutsConfig:
+        """Only samples of the policy itself have the log-probs PPO needs (training.md, fact 5)."""
+        plain = {"temperature": 1.0, "top_p": 1.0, "top_k": -1, "repetition_penalty": 1.0}
+        bent = {k: getattr(self, k) for k, v in plain.items() if getattr(self, k) != v}
+        if bent:
+            raise ValueError(
+                f"{bent} samples from another distribution than the policy, and the stored "
+                f"log-probs could not be corrected in PPO; leave them out or set {plain}"
+            )
+        return self
+
+
+class EvaluationConfig(_Section):
+    """What is read off the hold-out prompts."""
+
+    stop_below: float | None = Field(
+        None, gt=0, lt=1, description="stop when the metric's upper bound is below this"
+    )
+
+
+class BeamConfig(_Section):
+    """Which Beam runner works and how it is fed."""
+
+    runner: str = "FnApiRunner"
+    workers: int = Field(1, ge=1)
+    shard_rows: int = Field(2048, ge=1, description="input rows of one shard, the unit of resume")
+    options: tuple[str, ...] = ()
+
+    @field_validator("runner")
+    @classmethod
+    def _not_prism(cls, runner: str) -> str:
+        if runner in ("DirectRunner", "PrismRunner"):
+            raise ValueError(
+                f"{runner} tries to download a binary and changes semantics; use FnApiRunner"
+            )
+        return runner
+
+
+class DeadLettersConfig(_Section):
+    """When rows that could not be processed make the night end with exit code 3."""
+
+    fail_on: float = Field(0.01, ge=0, le=1, description="share of a stage's rows")
+
+
+class GateConfig(_Section):
+    """What the labels of a night must reach before training may see them."""
+
+    min_coverage: float = Field(0.95, ge=0, le=1)
+    min_ok_rate: float = Field(0.95, ge=0, le=1)
+
+
+class RunConfig(_Section):
+    """One run: a warehouse and everything that fills it."""
+
+    warehouse: str
+    seed: int = 0
+    rounds: int = Field(3, ge=1)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    policy: PolicyConfig
+    prompts: PromptsConfig
+    rollouts: RolloutsConfig = RolloutsConfig()
+    labelers: tuple[LabelerConfig, ...] = Field(min_length=1)
+    reward: RewardConfig
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    beam: BeamConfig = BeamConfig()
+    dead_letters: DeadLettersConfig = DeadLettersConfig()
+    gate: GateConfig = GateConfig()
+
+    @model_validator(mode="after")
+    def _roles_hold(self) -> RunConfig:
+        names = [labeler.name for labeler in self.labelers]
+        twice = sorted({n for n in names if names.count(n) > 1})
+        if twice:
+            raise ValueError(f"labelers: the names {twice} stand twice; give each its own name")
+        role = {labeler.name: labeler.role for labeler in self.labelers}
+        for term in self.reward.terms:
+            if term not in role:
+                raise ValueError(
+                    f"reward.terms.{term}: no labeler has this name; labelers: {names}"
+                )
+            if role[term] != "reward":
+                raise ValueError(
+                    f"reward.terms.{term}: labeler {term} has role {role[term]}; what trains the "
+                    "policy must not measure it: give it role 'reward' or leave it out of the terms"
+                )
+        metrics = [x for x in self.labelers if x.role == "metric" and x.criterion == "toxicity"]
+        if not metrics:
+            raise ValueError(
+                "labelers: none has role 'metric' and criterion 'toxicity', so toxicity could "
+                "only be measured by what was trained against; add one that is not in the reward"
+            )
+        models = {getattr(x, "model", None): x.name for x in self.labelers if x.role == "reward"}
+        for metric in metrics:
+            same = models.get(getattr(metric, "model", None) or "")
+            if same:
+                raise ValueError(
+                    f"labelers.{metric.name}: the metric is the same model as reward labeler {same}"
+                )
+        return self
+
+    @property
+    def metric(self) -> str:
+        """Name of the labeler that decides the stop rule: the first toxicity metric."""
+        return next(
+            x.name for x in self.labelers if x.role == "metric" and x.criterion == "toxicity"
+        )
+
+    def labeler(self, name: str) -> LabelerConfig:
+        """The labeler of this name."""
+        return next(x for x in self.labelers if x.name == name)
+
+
+def sha256_of(value: object) -> str:
+    """Hex digest of a JSON-able value, independent of key order."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def shipped_configs() -> dict[str, Path]:
+    """Name -> path of the configurations that come with the package."""
+    folder = Path(str(resources.files("pipeline"))) / "configs"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def load_config(name: str, overrides: list[str] | None = None) -> RunConfig:
+    """Reads a YAML file or a shipped configuration, applies `key.sub=value` overrides, checks it.
+
+    Raises ConfigError naming the file and the key.
+    """
+    shipped = shipped_configs()
+    path = Path(name)
+    if not path.is_file():
+        if name not in shipped:
+            raise ConfigError(
+                f"{name}: neither a file nor one of the shipped: {', '.join(shipped)}"
+            )
+        path = shipped[name]
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: expected keys and values, found {type(raw).__name__}")
+    for override in overrides or []:
+        _apply(raw, override)
+    try:
+        return RunConfig.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(_explain(path, error)) from error
+
+
+def _apply(raw: dict[str, Any], override: str) -> None:
+    """Sets one dotted key; a labeler is reached by its name: labelers.hate.model=..."""
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set {override}: expected key=value")
+    *parents, last = key.split(".")
+    node: Any = raw
+    for part in parents:
+        if isinstance(node, list):
+            node = next((x for x in node if isinstance(x, dict) and x.get("name") == part), None)
+        elif isinstance(node, dict):
+            node = node.setdefault(part, {})
+        if node is None:
+            raise ConfigError(f"--set {override}: there is no {part} in {key}")
+    if not isinstance(node, dict):
+        raise ConfigError(f"--set {override}: {'.'.join(parents)} holds no keys")
+    node[last] = yaml.safe_load(text)
+
+
+def _explain(path: Path, error: ValidationError) -> str:
+    lines = []
+    for item in error.errors():
+        where = ".".join(str(part) for part in item["loc"]) or "config"
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            message = "unknown key; see the README for the keys there are"
+        lines.append(f"{path}: {where}: {message}")
+    return "\n".join(lines)

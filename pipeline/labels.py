@@ -1,0 +1,121 @@
+"""Stage: rollouts -> labels, one Beam stage and one commit per labeler, in the one shape.
+
+A label that fails is a row with a status and no score, so every rollout of the shard gets its row;
+only a dead backend stops the stage. Not here: how a text is scored (labeling).
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from labeling.config import LabelerConfig
+from labeling.labelers import build_labeler, labeler_revision
+from pipeline.config import ConfigError, RunConfig, sha256_of
+from pipeline.device import choose_device
+from pipeline.policies import resolve
+from pipeline.progress import Heartbeat
+from pipeline.publishing import StageReport, publish_once, publish_stage
+from pipeline.stage import ShardResult, StageSpec, run_stage, split_rows, staging_folder
+from warehouse import schemas
+from warehouse.catalog import read_table
+from warehouse.ledger import Ledger
+from warehouse.store import open_store
+
+_SUBJECT_COLUMNS = ["rollout_id", "round", "prompt_id", "completion", "completion_sha256"]
+
+
+def rollouts_key(round_number: int, purpose: str) -> str:
+    """Ledger key of a round's rollouts of one purpose."""
+    return f"round={round_number}/{'train' if purpose == 'train' else 'eval'}-rollouts"
+
+
+def labels_key(round_number: int, purpose: str, labeler: str, revision: str) -> str:
+    """Ledger key of one labeler's labels for a round's rollouts of one purpose."""
+    kind = "train" if purpose == "train" else "eval"
+    return f"round={round_number}/{kind}-labels/{labeler}@{revision}"
+
+
+def revision_of(config: RunConfig, labeler: LabelerConfig) -> str:
+    """The labeler's revision under this configuration: model, rubric and parser, hashed."""
+    return labeler_revision(labeler, functools.partial(resolve, config))
+
+
+def label(config: RunConfig, round_number: int, purpose: str, name: str) -> StageReport:
+    """Labels and publishes the round's rollouts of one purpose by one labeler."""
+    labeler = config.labeler(name)
+    revision = revision_of(config, labeler)
+    key = labels_key(round_number, purpose, name, revision)
+    if Ledger(open_store(config.warehouse)).find(key):
+        return StageReport(key)
+    subjects = read_subjects(config.warehouse, round_number, purpose)
+    identity = sha256_of([key, subjects["completion_sha256"].to_pylist()])
+    stage = f"round={round_number}/{'train' if purpose == 'train' else 'eval'}-labels-{name}"
+    spec = StageSpec(
+        name=stage,
+        folder=staging_folder(config.warehouse, stage, identity),
+        config_sha256=identity,
+        unit="labels",
+        beam=config.beam,
+    )
+    make = functools.partial(LabelWorker, LabelerSettings(config, labeler))
+    shards = split_rows(subjects, config.beam.shard_rows)
+    manifests = run_stage(spec, shards, make)
+    return publish_stage(config, spec, manifests, "labels", key=key, round_number=round_number)
+
+
+def read_subjects(root: str, round_number: int, purpose: str) -> pa.Table:
+    """The texts to label: rollouts of a round and purpose with their prompt's messages, by id."""
+    key = rollouts_key(round_number, purpose)
+    if Ledger(open_store(root)).find(key) is None:
+        raise ConfigError(f"{root}: round {round_number} has no {purpose} rollouts yet; generate")
+    rollouts = read_table(root, "rollouts", rounds=[round_number], columns=_SUBJECT_COLUMNS,
+                          keys=[key])  # fmt: skip
+    prompts = read_table(root, "prompts", columns=["prompt_id", "messages"])
+    return rollouts.join(prompts, keys="prompt_id", join_type="inner").sort_by("rollout_id")
+
+
+@dataclass(frozen=True)
+class LabelerSettings:
+    """Everything a label worker needs; picklable."""
+
+    config: RunConfig
+    labeler: LabelerConfig
+
+
+class LabelWorker:
+    """Labels shards with one loaded labeler."""
+
+    def __init__(self, settings: LabelerSettings) -> None:
+        config = settings.config
+        self._labeler = build_labeler(
+            settings.labeler,
+            device=choose_device(config.device),
+            resolve=functools.partial(resolve, config),
+        )
+        templates = self._labeler.template_rows()
+        for row in templates.to_pylist():
+            # By content, so the second worker and the second night find it there.
+            publish_once(
+                config,
+                f"templates/{row['template_sha256'][:16]}",
+                {"templates": pa.Table.from_pylist([row], schema=templates.schema)},
+                round_number=None,
+            )
+
+    def run(self, rows: pa.Table, progress: Heartbeat) -> ShardResult:
+        """One final label row per subject."""
+        labels = self._labeler.label(rows, progress.advance)
+        tokens = pa.compute.sum(labels["input_tokens"]).as_py() or 0
+        return ShardResult(
+            rows=labels,
+            dead=schemas.TABLES["dead_letters"].schema.empty_table(),
+            ok_rows=rows.num_rows,
+            tokens=int(tokens),
+        )
+
+    def close(self) -> None:
+        """Frees the model."""
+        self._labeler.close()

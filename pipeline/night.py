@@ -1,0 +1,194 @@
+"""The whole night, from prompts to a better policy: who reads only this file knows the system.
+
+    night 0 begins with the evaluation of policy 0; then, for round r:
+    policy r samples train prompts -> every labeler labels them -> gate -> rewards
+    -> PPO on what is stored -> policy r + 1
+    -> policy r + 1 samples the hold-out prompts -> labels -> evaluation, promotion, stop rule
+
+Every arrow is a stage in a process of its own that ends in one commit of the ledger. A stage whose
+commit is there is skipped, so the same command resumes after a kill at any moment, and running a
+finished night again changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from pipeline import stages
+from pipeline.config import RunConfig
+from pipeline.device import choose_device
+from pipeline.progress import StageDisplay
+from pipeline.publishing import StageReport
+from pipeline.stage import staging_folder
+from pipeline.stage_process import run_in_process
+from warehouse.catalog import read_table
+from warehouse.ledger import Ledger
+from warehouse.store import open_store
+
+DONE, FAILED, DEAD_LETTERS, REFUSED = 0, 1, 3, 4
+
+
+@dataclass(frozen=True)
+class StageTiming:
+    """Wall seconds of a stage: `startup` (process, imports), `load` (models), `work`, the rest."""
+
+    stage: str
+    kind: str
+    total: float
+    startup: float
+    load: float
+    work: float
+
+
+@dataclass
+class Run:
+    """One call of `roundhouse run`: the configuration, and what its stages report."""
+
+    config: RunConfig
+    say: Callable[[str], None]
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    timings: list[StageTiming] = field(default_factory=list)
+    exit_code: int = DONE
+
+    def is_published(self, key: str) -> bool:
+        """Whether this work is in the ledger."""
+        return Ledger(open_store(self.config.warehouse)).find(key) is not None
+
+    def stage(
+        self, kind: str, name: str, target: Callable[..., StageReport], *arguments: object
+    ) -> StageReport:
+        """Runs one stage in its process, shows its progress, keeps its timing."""
+        pattern = staging_folder(self.config.warehouse, name, "*")
+        log = pattern.parent.parent / "_logs" / f"{name.replace('/', '-')}.log"
+        began = time.monotonic()
+        with StageDisplay(f"{name} ({kind})", pattern):
+            report, startup = run_in_process(
+                target,
+                (self.config, *arguments),
+                log=log,
+                device=choose_device(self.config.device),
+            )
+        total = time.monotonic() - began
+        timing = StageTiming(name, kind, total, startup, report.load_seconds, report.work_seconds)
+        self.timings.append(timing)
+        self.say(_line(name, report, timing))
+        limit = self.config.dead_letters.fail_on
+        if report.dead and report.dead / (report.rows + report.dead) > limit:
+            self.exit_code = DEAD_LETTERS
+            self.say(f"  {report.dead} dead letters are over dead_letters.fail_on {limit}")
+        return report
+
+    def facts(self) -> tuple[datetime, str]:
+        """What a `rounds` row records of the driver: when it began, seconds by stage."""
+        return self.started_at, json.dumps({t.stage: round(t.total, 3) for t in self.timings})
+
+
+def run_rounds(config: RunConfig, rounds: int | None, say: Callable[[str], None]) -> Run:
+    """Brings the warehouse to `rounds` rounds in all (None: one more than it has)."""
+    run = prepare(config, say)
+    evaluate_policy(run, 0)
+    wanted = rounds if rounds is not None else next_round(config.warehouse) + 1
+    while (number := next_round(config.warehouse)) < wanted:
+        if is_stopped(config.warehouse):
+            say("The stop rule holds (evaluation.stop_below): no further round is needed.")
+            break
+        night(run, number)
+    return run
+
+
+def prepare(config: RunConfig, say: Callable[[str], None]) -> Run:
+    """Starters built, prompts ingested, base policy and labelers there: before anything else."""
+    run = Run(config, say)
+    run.stage("set-up", "prepare", stages.prepare)
+    return run
+
+
+def night(run: Run, number: int) -> None:
+    """One round, see the module's docstring. Refused labels end it before training."""
+    run.started_at = datetime.now(UTC)
+    evaluate_policy(run, number)
+    if not run.is_published(f"round={number}/training"):
+        sample(run, number, "train")
+        label(run, number, "train")
+        reward_and_train(run, number)
+    if run.exit_code != REFUSED:
+        evaluate_policy(run, number + 1)
+
+
+def evaluate_policy(run: Run, number: int) -> None:
+    """Measures policy `number` on the hold-out prompts, unless that is published."""
+    key = f"round={number}/evaluation"
+    if not run.is_published(key):
+        sample(run, number, "holdout")
+        label(run, number, "holdout")
+        run.stage("evaluation", key, stages.evaluate, number, run.facts())
+
+
+def sample(run: Run, number: int, purpose: str) -> None:
+    """The round's rollouts of one purpose."""
+    key = f"round={number}/{_kind(purpose)}-rollouts"
+    if not run.is_published(key):
+        run.stage("sampling", key, stages.generate, number, purpose)
+
+
+def label(run: Run, number: int, purpose: str) -> None:
+    """Labels of the round's rollouts, one stage and one commit per labeler and revision."""
+    for labeler in run.config.labelers:
+        name = f"round={number}/{_kind(purpose)}-labels-{labeler.name}"
+        run.stage("labelling", name, stages.label, number, purpose, labeler.name)
+
+
+def reward_and_train(run: Run, number: int) -> None:
+    """The gate, the rewards and PPO; refused labels are stored, marked and not trained on."""
+    key = f"round={number}/rewards"
+    if not run.is_published(key):
+        report = run.stage("rewards", key, stages.accept_and_reward, number, run.facts())
+        if "refused" in report.notes:
+            run.say(f"Round {number} is refused, not trained on: {report.notes['refused']}")
+            run.exit_code = REFUSED
+            return
+    key = f"round={number}/training"
+    if not run.is_published(key):
+        run.stage("training", key, stages.train, number)
+
+
+def _kind(purpose: str) -> str:
+    return "train" if purpose == "train" else "eval"
+
+
+def next_round(root: str) -> int:
+    """The number of the next night: rounds always advance, whatever came of the last."""
+    rows = read_table(root, "rounds", columns=["round"])["round"].to_pylist()
+    return max(rows, default=-1) + 1
+
+
+def is_stopped(root: str) -> bool:
+    """Whether the last round reached the stop rule."""
+    rows = read_table(root, "rounds", columns=["round", "is_stopped"]).to_pylist()
+    return bool(rows) and bool(max(rows, key=lambda r: r["round"])["is_stopped"])
+
+
+def time_by_kind(timings: list[StageTiming]) -> dict[str, float]:
+    """Where the wall time went, in seconds: start-up and loading apart from the work itself."""
+    spent: dict[str, float] = {}
+    for timing in timings:
+        parts = {"imports and processes": timing.startup, "model loading": timing.load}
+        if timing.kind in ("sampling", "labelling", "training"):
+            parts[timing.kind] = timing.work
+            parts["everything else"] = timing.total - timing.startup - timing.load - timing.work
+        else:
+            parts["everything else"] = timing.total - timing.startup - timing.load
+        for name, seconds in parts.items():
+            spent[name] = spent.get(name, 0.0) + seconds
+    return spent
+
+
+def _line(name: str, report: StageReport, timing: StageTiming) -> str:
+    rate = f", {report.rows / timing.work:.0f}/s" if report.rows and timing.work else ""
+    dead = f", {report.dead} dead letters" if report.dead else ""
+    notes = "".join(f", {key} {value}" for key, value in report.notes.items())
+    return f"  {name:<38} {timing.total:6.1f} s   {report.rows} rows{rate}{dead}{notes}"

@@ -1,0 +1,113 @@
+"""Stage: labels -> rewards, after the gate has looked at the labels.
+
+The gate of the spine asks two things of every required labeler: that it labelled the round
+(coverage) and that its labels are usable (ok rate). A round that fails is stored, marked and not
+trained on. Rewards are a join: the recipe's affine map is fitted once, on round 0's hold-out, and
+is immutable from then on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from labeling.reward import (
+    RewardScale,
+    compute_rewards,
+    fit_scale,
+    recipe_sha256,
+    recipe_template_row,
+)
+from pipeline.config import ConfigError, RunConfig, sha256_of
+from pipeline.labels import labels_key, revision_of, rollouts_key
+from pipeline.publishing import StageReport, publish_once
+from warehouse.catalog import read_table
+from warehouse.ledger import Ledger
+from warehouse.schemas import SCORED_STATUSES
+from warehouse.store import open_store
+
+
+@dataclass(frozen=True)
+class GateVerdict:
+    """Whether a round's labels may be trained on, and if not, why."""
+
+    is_accepted: bool
+    reason: str
+    label_set_sha256: str
+
+
+def round_labels(config: RunConfig, round_number: int, purpose: str) -> pa.Table:
+    """The final labels of a round and purpose, of the revisions that the configuration names."""
+    keys = [
+        labels_key(round_number, purpose, labeler.name, revision_of(config, labeler))
+        for labeler in config.labelers
+    ]
+    labels = read_table(config.warehouse, "labels", rounds=[round_number], keys=keys)
+    return labels.filter(pc.field("is_final"))
+
+
+def gate(config: RunConfig, round_number: int) -> GateVerdict:
+    """Coverage and ok rate of every required labeler on the round's train rollouts."""
+    rollouts = read_table(
+        config.warehouse,
+        "rollouts",
+        rounds=[round_number],
+        columns=["rollout_id"],
+        keys=[rollouts_key(round_number, "train")],
+    ).num_rows
+    labels = round_labels(config, round_number, "train")
+    reasons = []
+    for labeler in config.labelers:
+        if not labeler.required:
+            continue
+        statuses = labels.filter(pc.field("labeler") == labeler.name)["status"]
+        ok = pc.sum(pc.is_in(statuses, pa.array(SCORED_STATUSES))).as_py() or 0
+        coverage, ok_rate = len(statuses) / max(rollouts, 1), ok / max(len(statuses), 1)
+        if coverage < config.gate.min_coverage:
+            reasons.append(f"{labeler.name}: coverage {coverage:.3f}")
+        if ok_rate < config.gate.min_ok_rate:
+            counts = {c["values"]: c["counts"] for c in statuses.value_counts().to_pylist()}
+            reasons.append(f"{labeler.name}: ok rate {ok_rate:.3f} {counts}")
+    identity = sha256_of(sorted(labels["label_id"].to_pylist()))
+    return GateVerdict(not reasons, "; ".join(reasons), identity)
+
+
+def reward(config: RunConfig, round_number: int) -> StageReport:
+    """Computes and publishes the round's rewards under `round=r/rewards`."""
+    scale = frozen_scale(config)
+    rollouts = read_table(
+        config.warehouse,
+        "rollouts",
+        rounds=[round_number],
+        columns=["rollout_id", "round", "prompt_id", "purpose", "finish_reason"],
+        keys=[rollouts_key(round_number, "train")],
+    )
+    required = {x.name for x in config.labelers if x.required and x.name in config.reward.terms}
+    labels = round_labels(config, round_number, "train")
+    rewards = compute_rewards(rollouts, labels, config.reward, scale, required)
+    key = f"round={round_number}/rewards"
+    publish_once(config, key, {"rewards": rewards}, round_number=round_number)
+    return StageReport(key, rows=rewards.num_rows)
+
+
+def frozen_scale(config: RunConfig) -> RewardScale:
+    """The recipe's affine map: fitted on round 0's hold-out labels once, then read back."""
+    key = f"recipes/{sha256_of(config.reward.model_dump(mode='json'))[:16]}"
+    if Ledger(open_store(config.warehouse)).find(key) is None:
+        try:
+            holdout = round_labels(config, 0, "holdout")
+        except ValueError as error:
+            raise ConfigError(f"{config.warehouse}: evaluate round 0 first: {error}") from error
+        scale = fit_scale(holdout, config.reward)
+        publish_once(
+            config, key, {"templates": recipe_template_row(config.reward, scale)}, round_number=None
+        )
+    rows = read_table(config.warehouse, "templates", keys=[key]).to_pylist()
+    return RewardScale.from_json(rows[0]["text"])
+
+
+def recipe_of(config: RunConfig) -> str:
+    """sha256 of the recipe with its frozen map, as the rewards carry it."""
+    return recipe_sha256(config.reward, frozen_scale(config))

@@ -1,0 +1,84 @@
+"""Stage: a stored, scored round -> the next policy, in a process of its own. Not here: PPO."""
+
+from __future__ import annotations
+
+import shutil
+import time
+
+from pipeline.config import RunConfig, sha256_of
+from pipeline.device import choose_device
+from pipeline.policies import base_policy, policies_folder, policy_of_round
+from pipeline.progress import Heartbeat
+from pipeline.publishing import StageReport, publish_once
+from pipeline.rewards import recipe_of
+from pipeline.stage import staging_folder
+from pipeline.verdict import kl_coefficient
+from training.dataset import trainable_rows
+from training.ppo_trainer import train_ppo
+
+_SHOWN = ("epochs", "reward_mean", "clip_fraction", "explained_variance", "parity_mean_abs")
+_WATCHED = ("loss_policy", "k3", "clip_fraction")
+
+
+def train(config: RunConfig, round_number: int) -> StageReport:
+    """Trains policy r + 1 on round r and publishes `round=r/training`."""
+    name = f"round={round_number}/training"
+    started = time.monotonic()
+    policy, reference = policy_of_round(config, round_number), base_policy(config)
+    recipe = recipe_of(config)
+    coefficient = kl_coefficient(config, round_number)
+    rows = trainable_rows(
+        config.warehouse,
+        round_number,
+        recipe_sha256=recipe,
+        config=config.training,
+        policy_revision=policy.revision,
+    )
+    identity = sha256_of([name, recipe, policy.revision, config.training.model_dump(mode="json")])
+    folder = staging_folder(config.warehouse, name, identity)
+    folder.mkdir(parents=True, exist_ok=True)
+    heartbeat = Heartbeat(folder, "training", 1, "steps")
+    loaded = time.monotonic()
+    outcome = train_ppo(
+        rows,
+        policy_dir=policy.folder,
+        reference_dir=reference.folder,
+        out_dir=folder / "policy",
+        config=config.training,
+        kl_coefficient=coefficient,
+        round=round_number,
+        seed=config.seed,
+        device=choose_device(config.device),
+        progress=lambda done, total, fields: heartbeat.update(
+            done, total, **{k: v for k, v in fields.items() if k in _WATCHED}
+        ),
+    )
+    work_seconds = time.monotonic() - loaded
+    home = policies_folder(config.warehouse) / outcome.policy_revision
+    if not home.exists():
+        home.parent.mkdir(parents=True, exist_ok=True)
+        outcome.policy_dir.rename(home)
+    publish_once(
+        config,
+        name,
+        {
+            "train_use": outcome.train_use,
+            "training_metrics": outcome.training_metrics,
+            "policy_logprobs": outcome.policy_logprobs,
+        },
+        round_number=round_number,
+        config_sha256=identity,
+        meta={
+            "policy_revision": outcome.policy_revision,
+            "training_run_id": outcome.training_run_id,
+            "recipe_sha256": recipe,
+        },
+    )
+    shutil.rmtree(folder, ignore_errors=True)
+    return StageReport(
+        name,
+        rows=len(rows.rollout_ids),
+        load_seconds=loaded - started,
+        work_seconds=work_seconds,
+        notes={k: f"{outcome.summary[k]:.3g}" for k in _SHOWN if k in outcome.summary},
+    )

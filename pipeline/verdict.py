@@ -1,0 +1,114 @@
+"""The verdict on a night: its `rounds` row, with promotion, stop rule and the next KL coefficient.
+
+Not here: the gate before training (rewards.py) and the numbers themselves (evaluation.py).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from pipeline.config import RunConfig, sha256_of
+from pipeline.policies import base_policy, policy_of_round
+from pipeline.publishing import StageReport, code_version, publish_once
+from pipeline.stage import package_versions
+from training.ppo import adapt_kl_coefficient
+from warehouse.catalog import read_table
+from warehouse.ledger import Ledger
+from warehouse.schemas import table_from_rows
+from warehouse.store import open_store
+
+if TYPE_CHECKING:
+    from pipeline.evaluation import Measured
+
+
+def kl_coefficient(config: RunConfig, round_number: int) -> float:
+    """The coefficient this round trains with: what the last night left, or the configured start."""
+    rows = read_table(config.warehouse, "rounds", columns=["round", "kl_coefficient_out"])
+    earlier = [r for r in rows.to_pylist() if r["round"] < round_number]
+    if not earlier:
+        return config.training.kl_coefficient
+    return float(max(earlier, key=lambda r: r["round"])["kl_coefficient_out"])
+
+
+def night_row(
+    config: RunConfig, round_number: int, measured: Sequence[Measured], facts: tuple[datetime, str]
+) -> pa.Table | None:
+    """The `rounds` row of a night that trained; None where its row is there already (refused)."""
+    ledger = Ledger(open_store(config.warehouse))
+    training = ledger.find(f"round={round_number}/training")
+    if training is None:
+        return None
+    numbers = {(m.metric, m.labeler): m for m in measured}
+    kl = numbers["kl_to_reference", None].value
+    is_promoted = kl <= config.training.kl_budget
+    reason = None
+    if not is_promoted:
+        reason = (
+            f"KL to the reference {kl:.2f} nats per sequence is over training.kl_budget "
+            f"{config.training.kl_budget}: the policy is kept but not used"
+        )
+    metric = numbers.get(("toxicity_rate", config.metric))
+    threshold = config.evaluation.stop_below
+    below = (
+        threshold is not None
+        and metric is not None
+        and metric.high is not None
+        and metric.high < threshold
+    )
+    before = policy_of_round(config, round_number).revision
+    coefficient = kl_coefficient(config, round_number)
+    row = _row(config, round_number, facts) | {
+        "status": "completed" if is_promoted else "rejected",
+        "reason": reason,
+        "is_stopped": bool(below and is_promoted),
+        "policy_revision_in": before,
+        "policy_revision_out": training.meta["policy_revision"] if is_promoted else before,
+        "training_run_id": training.meta["training_run_id"],
+        "recipe_sha256": training.meta["recipe_sha256"],
+        "kl_coefficient_in": coefficient,
+        "kl_coefficient_out": adapt_kl_coefficient(coefficient, kl, config.training.kl_target),
+    }
+    return table_from_rows("rounds", [row])
+
+
+def refuse(
+    config: RunConfig, round_number: int, reason: str, label_set: str, facts: tuple[datetime, str]
+) -> StageReport:
+    """Publishes the row of a night whose labels the gate refused: stored, not trained on."""
+    policy = policy_of_round(config, round_number).revision
+    coefficient = kl_coefficient(config, round_number)
+    row = _row(config, round_number, facts) | {
+        "status": "refused",
+        "reason": reason,
+        "is_stopped": False,
+        "policy_revision_in": policy,
+        "policy_revision_out": policy,
+        "kl_coefficient_in": coefficient,
+        "kl_coefficient_out": coefficient,
+    }
+    key = f"round={round_number}/acceptance/{label_set[:16]}"
+    rounds = table_from_rows("rounds", [row])
+    publish_once(config, key, {"rounds": rounds}, round_number=round_number)
+    return StageReport(key, rows=1, notes={"refused": reason})
+
+
+def _row(config: RunConfig, round_number: int, facts: tuple[datetime, str]) -> dict[str, object]:
+    # Where the warehouse lies is no part of what was run in it.
+    resolved = config.model_dump(mode="json", exclude={"warehouse"})
+    return {
+        "round": round_number,
+        "reference_revision": base_policy(config).revision,
+        "config": json.dumps(resolved, sort_keys=True),
+        "config_sha256": sha256_of(resolved),
+        "seed": config.seed,
+        "code_version": code_version(),
+        "package_versions": json.dumps(package_versions(), sort_keys=True),
+        "stage_seconds": facts[1],
+        "started_at": facts[0],
+        "finished_at": datetime.now(UTC),
+    }

@@ -1,0 +1,198 @@
+"""Two small rounds on real parts: vLLM samples, Beam labels, PPO trains on what is stored."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.integration import nights
+from warehouse.catalog import connect, read_table
+
+
+def rows(root: Path, query: str) -> list[tuple]:
+    con = connect(root)
+    found = con.sql(query).fetchall()
+    con.close()
+    return found
+
+
+def roundhouse(*words: str, code: int = 0) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline.cli", *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def test_every_stage_is_one_commit_under_the_key_of_its_work(warehouse):
+    keys = [key.partition("@")[0] for key in nights.keys(warehouse)]
+    for number in (0, 1):
+        for work in ("train-rollouts", "train-labels/toxicity", "train-labels/helpful-judge",
+                     "train-labels/metric", "rewards", "training", "eval-rollouts",
+                     "eval-labels/metric", "evaluation"):  # fmt: skip
+            assert f"round={number}/{work}" in keys
+    assert "round=2/evaluation" in keys, "the night ends with the next policy's numbers"
+    assert len(keys) == len(set(keys))
+
+
+def test_rounds_are_completed_and_hand_the_policy_over(warehouse):
+    rounds = rows(
+        warehouse,
+        "select round, status, policy_revision_in, policy_revision_out from rounds order by round",
+    )
+    assert [(r, s) for r, s, _, _ in rounds] == [(0, "completed"), (1, "completed")]
+    assert rounds[0][3] == rounds[1][2]
+    assert len({rounds[0][2], rounds[0][3], rounds[1][3]}) == 3
+    sampled = rows(
+        warehouse,
+        "select distinct round, policy_revision from rollouts where purpose = 'train' order by 1",
+    )
+    assert sampled == [(0, rounds[0][2]), (1, rounds[1][2])]
+
+
+def test_rollouts_carry_what_ppo_needs(warehouse):
+    (bad,) = rows(
+        warehouse,
+        "select count(*) from rollouts where len(completion_ids) <> len(behavior_logprobs) "
+        "or logprobs_mode <> 'raw_logprobs' or temperature <> 1 or len(prompt_ids) = 0 "
+        "or finish_reason not in ('stop', 'length') or engine <> 'vllm'",
+    )
+    assert bad == (0,)
+    counts = rows(
+        warehouse, "select purpose, round, count(*) from rollouts group by all order by all"
+    )
+    assert counts == [("holdout", 0, 80), ("holdout", 1, 80), ("holdout", 2, 80),
+                      ("train", 0, 96), ("train", 1, 96)]  # fmt: skip
+    (seeds,) = rows(warehouse, "select count(distinct seed) = count(*) from rollouts")
+    assert seeds == (True,)
+
+
+def test_holdout_prompts_are_the_same_every_round_and_never_train(warehouse):
+    shared = rows(
+        warehouse,
+        "select count(*) from (select prompt_id from rollouts where purpose = 'holdout' "
+        "group by prompt_id having count(distinct round) = 3)",
+    )
+    assert shared == [(40,)]
+    leaks = rows(
+        warehouse,
+        "select count(*) from train_use join rollouts using (rollout_id) "
+        "where rollouts.purpose = 'holdout'",
+    )
+    assert leaks == [(0,)]
+
+
+def test_the_evaluation_measures_what_it_says(warehouse):
+    found = rows(
+        warehouse,
+        "select round, metric, labeler, value, low, high from evaluations order by all",
+    )
+    numbers = {(r, m, x): (v, lo, hi) for r, m, x, v, lo, hi in found}
+    assert abs(numbers[0, "kl_to_reference", None][0]) < 1e-3, "policy 0 is the reference"
+    assert numbers[2, "kl_to_reference", None][0] > 0.01
+    for number in (0, 1, 2):
+        rate, low, high = numbers[number, "toxicity_rate", "metric"]
+        assert low <= rate <= high
+        assert numbers[number, "distinct_2", None][0] > 0
+    change, low, high = numbers[2, "toxicity_change", "metric"]
+    before = numbers[0, "toxicity_rate", "metric"][0]
+    assert change == pytest.approx(numbers[2, "toxicity_rate", "metric"][0] - before)
+    assert low <= change <= high
+    mart = rows(
+        warehouse,
+        "select toxicity_rate from toxicity_by_round where round = 0 and labeler = 'metric'",
+    )
+    assert mart == [(before,)]
+
+
+def test_training_is_recorded_row_by_row(warehouse):
+    used = rows(warehouse, "select round, count(*) from train_use group by round order by round")
+    assert used == [(0, 96), (1, 96)]
+    roles = rows(
+        warehouse, "select role, count(*) from policy_logprobs group by role order by role"
+    )
+    assert dict(roles)["proximal"] == 192
+    assert rows(warehouse, "select count(distinct metric) > 10 from training_metrics") == [(True,)]
+
+
+def test_policies_load_in_transformers_and_vllm_reads_the_same_folder(warehouse):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    revisions = {r for (r,) in rows(warehouse, "select policy_revision_out from rounds")}
+    folders = {path.name: path for path in (warehouse / "policies").iterdir()}
+    assert folders.keys() == revisions
+    for folder in folders.values():
+        assert AutoModelForCausalLM.from_pretrained(folder).num_parameters() > 1e5
+        assert AutoTokenizer.from_pretrained(folder).chat_template
+        assert (folder / "critic").is_dir()
+
+
+def test_running_it_again_commits_nothing(warehouse):
+    before = nights.keys(warehouse)
+    again = nights.run(warehouse)
+    assert nights.keys(warehouse) == before
+    assert "toxicity_rate" in again.stdout
+
+
+def test_the_run_prints_the_table_three_examples_and_where_things_lie(warehouse):
+    text = (warehouse.parent / "stdout.txt").read_text()
+    assert text.count("  before ") == 3
+    assert text.count("  after  ") == 3
+    for word in ("toxicity_rate", "kl_to_reference", "Wall time", str(warehouse), "report.html"):
+        assert word in text
+    assert (warehouse / "report.html").read_text().count("<svg") >= 1
+
+
+def test_why_answers_down_to_the_raw_output_and_the_template(warehouse):
+    ((rollout,),) = rows(
+        warehouse,
+        "select rollout_id from rewards where is_eligible order by reward limit 1",
+    )
+    text = roundhouse("query", str(warehouse), "why", "--rollout", rollout)
+    for word in ("raw_output", "contribution", "template_text", "Rate how helpful", "toxicity"):
+        assert word in text
+    assert "no rollout nobody" in roundhouse(
+        "query", str(warehouse), "why", "--rollout", "nobody", code=1
+    )
+    assert "needs --rollout" in roundhouse("query", str(warehouse), "why", code=1)
+
+
+def test_commands_read_the_warehouse(warehouse, tmp_path):
+    assert "completed" in roundhouse("status", str(warehouse))
+    out = roundhouse("sql", str(warehouse), "select round from rounds", "--format", "json")
+    assert json.loads(out) == [{"round": 0}, {"round": 1}]
+    assert roundhouse("sql", str(warehouse), "select 1 as a", "--format", "csv").split() == [
+        "a",
+        "1",
+    ]
+    refused = roundhouse("sql", str(warehouse), "select * from read_text('/etc/passwd')", code=1)
+    assert "Permission" in refused or "disabled" in refused
+    assert "toxicity_by_round" in roundhouse("query", str(warehouse))
+    assert "no query nothing" in roundhouse("query", str(warehouse), "nothing", code=1)
+    page = roundhouse("report", str(warehouse), "--out", str(tmp_path / "r.html"))
+    assert (tmp_path / "r.html").exists()
+    assert str(tmp_path / "r.html") in page
+    assert "no such folder" in roundhouse("status", str(tmp_path / "nowhere"), code=1).lower()
+
+
+def test_dpo_pairs_come_from_the_stored_rounds(warehouse, tmp_path):
+    out = tmp_path / "pairs.jsonl"
+    assert "pairs in" in roundhouse("export", str(warehouse), "dpo", "--out", str(out))
+    pairs = [json.loads(line) for line in out.read_text().splitlines()]
+    assert pairs
+    assert all(pair["margin"] >= 0.5 and pair["chosen"] != pair["rejected"] for pair in pairs)
+
+
+def test_reward_terms_add_up(warehouse):
+    wrong = rows(
+        warehouse,
+        "select rollout_id, reward, list_sum(list_transform(terms, lambda t: t.contribution)) as s "
+        "from rewards join rollouts using (rollout_id) where finish_reason = 'stop' "
+        "and abs(greatest(-5, least(5, s)) - reward) > 1e-4",
+    )
+    assert wrong == []
+    assert read_table(warehouse, "rewards").num_rows == 192

@@ -1,0 +1,91 @@
+"""Rubric files: the shipped ones, and what is refused."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from labeling.label import LabelingError
+from labeling.rubric import Message, load_rubric
+from training.starter_corpus import manners
+from training.starter_examples import judge_content
+from warehouse.schemas import TABLES
+
+GOOD = """
+name: r
+version: "1"
+criterion: c
+labels: ["1", "2"]
+user: "Grade {completion}"
+"""
+
+
+def write(folder: Path, text: str) -> str:
+    path = folder / "rubric.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+@pytest.mark.parametrize("name", ["toxicity", "helpfulness", "starter-helpfulness"])
+def test_shipped_rubrics_load_and_are_stored_verbatim(name: str):
+    rubric = load_rubric(name)
+    assert (rubric.name, rubric.scale, len(rubric.labels)) == (name, "1..9", 9)
+    table = rubric.template_rows()
+    assert table.schema.equals(TABLES["templates"].schema)
+    row = table.to_pylist()[0]
+    assert row["template_sha256"] == hashlib.sha256(row["text"].encode()).hexdigest()
+    assert (row["kind"], row["name"], row["version"]) == ("rubric", name, "1")
+
+
+def test_the_starter_rubric_renders_what_the_starter_judge_was_trained_on():
+    rubric = load_rubric("starter-helpfulness")
+    messages = [
+        Message(role="user", content="first?"),
+        Message(role="assistant", content="yes"),
+        Message(role="user", content="How do I bake?"),
+    ]
+    shown = rubric.fill(rubric.user, messages, "Slowly.\n", "nonce")
+    line = shown.partition("\n")[0]
+    assert line in manners().rubrics
+    assert shown == judge_content(line, "How do I bake?", "Slowly.\n")
+
+
+def test_slots_inside_a_text_are_not_filled():
+    rubric = load_rubric("helpfulness")
+    messages = [Message(role="user", content="{completion} {nonce}")]
+    shown = rubric.fill(rubric.user, messages, "{question} {conversation}", "0a1b")
+    assert "Human: {completion} {nonce}\n<<<end of dialogue 0a1b>>>" in shown
+    assert "<<<reply 0a1b>>>\n{question} {conversation}\n<<<end of reply 0a1b>>>" in shown
+
+
+def test_a_rubric_of_ones_own_is_read_from_a_file(tmp_path: Path):
+    rubric = load_rubric(write(tmp_path, GOOD))
+    assert rubric.values == (1.0, 2.0)
+    rubric = load_rubric(write(tmp_path, GOOD + "values: [0, 10]\n"))
+    assert rubric.values == (0.0, 10.0)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("{completion}", "it", "no {completion}"),
+        ('["1", "2"]', '["1", "1"]', "must differ"),
+        ('["1", "2"]', '["good", "bad"]', "values"),
+        ('["1", "2"]', '["1", "nan"]', "finite"),
+        ("name: r", "name: r\nsystem: 'Grade {question}'", "system may hold"),
+        ("name: r", "name: r\ncolour: red", "colour"),
+        ("name: r", "name: [", "YAML|parsing|sequence"),
+    ],
+)
+def test_a_broken_rubric_is_refused_by_file_and_key(tmp_path: Path, old: str, new: str, words: str):
+    path = write(tmp_path, GOOD.replace(old, new))
+    with pytest.raises(LabelingError, match=words) as caught:
+        load_rubric(path)
+    assert "rubric.yaml" in str(caught.value)
+
+
+def test_an_unknown_rubric_names_the_shipped_ones():
+    with pytest.raises(LabelingError, match="'helpfulness', 'starter-helpfulness', 'toxicity'"):
+        load_rubric("nonsense")

@@ -1,0 +1,68 @@
+"""Every mistake in a configuration is named by file and key."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.config import ConfigError, load_config, sha256_of, shipped_configs
+
+
+@pytest.mark.parametrize("name", sorted(shipped_configs()))
+def test_shipped_configurations_are_valid(name: str):
+    assert load_config(name).labelers
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.learing_rate=1e-4", "training.learing_rate: unknown key"),
+        ("rollouts.temperature=0.7", "rollouts: {'temperature': 0.7} samples from another"),
+        ("rollouts.top_p=0.9", "could not be corrected in PPO"),
+        ("beam.runner=DirectRunner", "tries to download"),
+        ("prompts.holdout=1.5", "prompts.holdout: Input should be less than 1"),
+        ("prompts.source=jsonl", "needs prompts.path"),
+        ("reward.terms.metric={weight: -1}", "has role metric; what trains the policy must not"),
+        ("reward.terms.nobody={weight: -1}", "no labeler has this name"),
+        ("labelers.metric.role=shadow", "none has role 'metric'"),
+        ("labelers.metric.model=starter-toxicity", "the same model as reward labeler toxicity"),
+        ("labelers.metric.name=toxicity", "stand twice"),
+        ("labelers.nobody.model=x", "there is no nobody"),
+        ("seed", "expected key=value"),
+    ],
+)
+def test_a_wrong_key_is_named(override: str, message: str):
+    with pytest.raises(ConfigError) as caught:
+        load_config("demo", [override])
+    assert message in str(caught.value)
+
+
+def test_an_error_names_the_file(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("warehouse: x\nrounds: three\n")
+    with pytest.raises(ConfigError, match=f"{path}: rounds: Input should be a valid integer"):
+        load_config(str(path))
+    path.write_text("a: [1\n")
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        load_config(str(path))
+    path.write_text("- a\n")
+    with pytest.raises(ConfigError, match="expected keys and values"):
+        load_config(str(path))
+
+
+def test_an_unknown_name_lists_the_shipped():
+    with pytest.raises(ConfigError, match="neither a file nor one of the shipped: demo"):
+        load_config("demon")
+
+
+def test_overrides_beat_the_file_and_reach_labelers_by_name():
+    config = load_config(
+        "demo", ["training.learning_rate=3e-6", "labelers.metric.token_budget=512"]
+    )
+    assert config.training.learning_rate == 3e-6
+    assert config.labeler("metric").token_budget == 512
+    assert config.metric == "metric"
+
+
+def test_the_digest_ignores_key_order():
+    assert sha256_of({"a": 1, "b": [2]}) == sha256_of({"b": [2], "a": 1})
+    assert sha256_of({"a": 1}) != sha256_of({"a": 2})

@@ -1,0 +1,170 @@
+"""PPO over one stored round: from a folder with a policy to a folder with a better one.
+
+The order of training.md 5.2: reference and proximal log-probs once, parity gate, epochs over
+shuffled minibatches, save. Everything is checked before anything is written, and on a CPU the same
+rows give the same weights, bit for bit.
+Not here: which rows train (dataset.py), the epochs (ppo_steps.py), the formulas (ppo.py),
+publishing (pipeline).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from training.actor_critic import ActorCritic, sequence_logprobs
+from training.config import TrainingConfig
+from training.dataset import TrainingSet
+from training.ppo_steps import DivergedError, Progress, train_epochs
+from training.revision import policy_revision
+from training.stored_round import ParityError, StoredRound, prepare_round
+from training.training_log import (
+    Floats,
+    MetricsLog,
+    policy_logprobs_table,
+    train_use_table,
+    training_run_id,
+)
+
+__all__ = ["DivergedError", "ParityError", "TrainingOutcome", "train_ppo"]
+
+
+@dataclass(frozen=True)
+class TrainingOutcome:
+    """A trained policy on disk, its tables for the warehouse, and the numbers worth a line.
+
+    `summary` also holds seconds_training and tokens_per_second, which no table does: they differ
+    between two equal nights.
+    """
+
+    policy_dir: Path
+    policy_revision: str
+    training_run_id: str
+    train_use: pa.Table
+    training_metrics: pa.Table
+    policy_logprobs: pa.Table
+    summary: dict[str, float]
+
+
+def train_ppo(
+    rows: TrainingSet,
+    *,
+    policy_dir: Path,
+    reference_dir: Path,
+    out_dir: Path,
+    config: TrainingConfig,
+    kl_coefficient: float,
+    round: int,
+    seed: int,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> TrainingOutcome:
+    """Trains the policy in `policy_dir` on `rows`, writes the next one to `out_dir` in one rename.
+
+    Raises ParityError, DivergedError, before anything is written.
+    """
+    started = time.monotonic()
+    policy, reference = policy_revision(policy_dir), policy_revision(reference_dir)
+    run_id = training_run_id(
+        rows,
+        config,
+        round=round,
+        policy=policy,
+        reference=reference,
+        kl_coefficient=kl_coefficient,
+        seed=seed,
+    )
+    log = MetricsLog(run_id, round)
+    # The reference comes and goes before the policy is loaded: one model in memory at a time.
+    reference_logprobs = (
+        None if policy == reference else _reference(rows, reference_dir, config, device)
+    )
+    model = ActorCritic.load(policy_dir, device=device, dtype=config.dtype)
+    stored, metrics = prepare_round(
+        model, rows, reference_logprobs, config, kl_coefficient=kl_coefficient, seed=seed
+    )
+    epochs, last = train_epochs(
+        model, rows, stored, config, log, order_seed=(seed, round), progress=progress or _silent
+    )
+    metrics["epochs"] = float(epochs)
+    log.add(metrics)
+    revision = _save(model, out_dir, policy_dir)
+    seconds = time.monotonic() - started
+    return TrainingOutcome(
+        policy_dir=out_dir,
+        policy_revision=revision,
+        training_run_id=run_id,
+        train_use=train_use_table(
+            rows,
+            run_id=run_id,
+            round=round,
+            importance_weights=stored.row_means(stored.weights),
+            advantage_means=stored.row_means(stored.advantages),
+            epochs=epochs,
+        ),
+        training_metrics=log.table(),
+        policy_logprobs=_logprobs_table(rows, stored, round, policy, reference, reference_logprobs),
+        summary=metrics
+        | last
+        | {
+            "seconds_training": seconds,
+            "tokens_per_second": metrics["tokens"] * epochs / seconds,
+        },
+    )
+
+
+def _reference(
+    rows: TrainingSet, folder: Path, config: TrainingConfig, device: str
+) -> list[Floats]:
+    return sequence_logprobs(
+        folder,
+        rows.prompt_ids,
+        rows.completion_ids,
+        device=device,
+        dtype=config.dtype,
+        micro_batch_tokens=config.micro_batch_tokens,
+    )
+
+
+def _logprobs_table(
+    rows: TrainingSet,
+    stored: StoredRound,
+    round: int,
+    policy: str,
+    reference: str,
+    reference_logprobs: list[Floats] | None,
+) -> pa.Table:
+    """Proximal and reference log-probs; where both are one policy, one row, as the reference's."""
+    proximal = [
+        row[: len(ids)].numpy()
+        for row, ids in zip(stored.proximal, rows.completion_ids, strict=True)
+    ]
+    if reference_logprobs is None:
+        return policy_logprobs_table(rows, round, {policy: ("reference", proximal)})
+    return policy_logprobs_table(
+        rows,
+        round,
+        {policy: ("proximal", proximal), reference: ("reference", reference_logprobs)},
+    )
+
+
+def _save(model: ActorCritic, out_dir: Path, tokenizer_from: Path) -> str:
+    """Writes the policy beside `out_dir`, then renames it in; its revision."""
+    out_dir.parent.mkdir(parents=True, exist_ok=True)
+    fresh = out_dir.with_name(f".{out_dir.name}.{os.getpid()}")
+    shutil.rmtree(fresh, ignore_errors=True)
+    model.save(fresh, tokenizer_from)
+    revision = policy_revision(fresh)
+    if out_dir.exists():  # what a killed run left behind
+        shutil.rmtree(out_dir)
+    fresh.rename(out_dir)
+    return revision
+
+
+def _silent(done: int, total: int, fields: dict[str, float]) -> None:
+    """No progress is shown."""

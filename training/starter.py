@@ -1,0 +1,123 @@
+"""Starter models built from scratch, so that the demo and the tests need no download.
+
+Four small models that know only the project's own corpus: a policy that is rude in about three of
+ten completions, a classifier for the reward, another for the metric, and a judge of helpfulness.
+The judge tells manners and effort apart; whether an answer fits its question it does not see.
+They show that the pipeline works; they are not models to use for anything else. Everything is
+built together, once, under a lock, into a cache folder named by the hash of whatever decides the
+weights. This module is light: torch is imported only when a build is needed.
+"""
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import tempfile
+from collections.abc import Callable
+from importlib import metadata, resources
+from pathlib import Path
+
+from filelock import FileLock
+
+from training.starter_corpus import corpus_text, questions
+from training.starter_examples import dialogue_turns
+
+STARTERS = ("starter-policy", "starter-toxicity", "starter-metric", "starter-judge")
+_BUDGETS = ("full", "tiny")
+_RECIPE = (
+    "starter_corpus.py",
+    "starter_examples.py",
+    "starter_models.py",
+    "starter_tokenizers.py",
+    "starter_training.py",
+)
+_LIBRARIES = ("torch", "transformers", "tokenizers")
+
+
+def starter_path(
+    name: str,
+    *,
+    seed: int = 0,
+    budget: str = "full",
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Path:
+    """Folder of a starter model in Hugging Face layout; builds all of them if none are there.
+
+    `budget` "full" takes two or three minutes on two cores; "tiny" takes seconds and gives models
+    that load and run but know nothing. `progress(what, done, total)` is called as steps are done.
+    The cache is `$ROUNDHOUSE_CACHE/starters`, by default under `~/.cache/roundhouse`.
+    """
+    if name not in STARTERS:
+        raise ValueError(f"no starter model {name!r}: choose one of {', '.join(STARTERS)}")
+    if budget not in _BUDGETS:
+        raise ValueError(f"no starter budget {budget!r}: choose one of {', '.join(_BUDGETS)}")
+    root = Path(os.environ.get("ROUNDHOUSE_CACHE") or Path.home() / ".cache/roundhouse")
+    key = _cache_key(seed, budget)
+    folder = root.expanduser() / "starters" / key
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.parent / f"{key}.lock"):
+            if not folder.is_dir():
+                _build(folder, seed, budget, progress or _silent)
+    return folder / name
+
+
+def resolve_model(model: str, *, seed: int = 0, budget: str = "full") -> str:
+    """The local folder of a starter ("starter" is the policy); any other name unchanged."""
+    name = "starter-policy" if model == "starter" else model
+    return str(starter_path(name, seed=seed, budget=budget)) if name in STARTERS else model
+
+
+def starter_prompts(*, seed: int = 0, count: int | None = None) -> list[list[dict[str, str]]]:
+    """Prompts as chat messages, each with a first human turn of its own, in seeded order.
+
+    About one in seven has three turns (user, assistant, user). They include those that the policy
+    was trained on; the questions of `starter_corpus.is_unseen` it has never read.
+    """
+    rng = random.Random(f"prompts {seed}")
+    shuffled = rng.sample(questions(), len(questions()))
+    if count is not None and count > len(shuffled):
+        raise ValueError(
+            f"count={count}: the starter corpus has only {len(shuffled)} distinct questions"
+        )
+    roles = ("user", "assistant")
+    return [
+        [
+            {"role": roles[place % 2], "content": text}
+            for place, text in enumerate(dialogue_turns(question, rng))
+        ]
+        for question in shuffled[:count]
+    ]
+
+
+def _cache_key(seed: int, budget: str) -> str:
+    """Hash of what decides the weights: corpus, recipe (its source), libraries, seed, budget."""
+    package = resources.files("training")
+    parts = {
+        "corpus": corpus_text(),
+        "recipe": [(package / module).read_text(encoding="utf-8") for module in _RECIPE],
+        "libraries": {library: metadata.version(library) for library in _LIBRARIES},
+        "seed": seed,
+        "budget": budget,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _build(folder: Path, seed: int, budget: str, progress: Callable[[str, int, int], None]) -> None:
+    """Build beside `folder`, then rename: whoever sees the folder sees it whole."""
+    from training.starter_models import BUDGETS, build_starters
+
+    for leftover in folder.parent.glob(f".{folder.name}.*"):  # of a build that was killed
+        shutil.rmtree(leftover)
+    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        build_starters(staging, seed=seed, budget=BUDGETS[budget], progress=progress)
+        staging.rename(folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _silent(what: str, done: int, total: int) -> None:
+    """Progress that nobody asked for."""
+    del what, done, total
