@@ -49,7 +49,11 @@ def run(
     from pipeline.night import run_rounds
 
     wanted = None if one_more else (rounds or settings.rounds)
-    outcome = run_rounds(settings, wanted, print)
+    try:
+        outcome = run_rounds(settings, wanted, print)
+    except KeyboardInterrupt:
+        print("\nStopped. What was finished is kept: the same command goes on.", file=sys.stderr)
+        raise typer.Exit(130) from None
     _finish(settings, outcome.timings)
     raise typer.Exit(outcome.exit_code)
 

@@ -35,6 +35,11 @@ class PolicyConfig(_Section):
     revision: str | None = Field(None, description="Hub commit; folders and starters need none")
     starter_seed: int = Field(0, description="seed of the starter models")
     starter_budget: Literal["full", "tiny"] = Field("full", description="tiny: to try the plumbing")
+    starter_text: Path | None = Field(
+        None,
+        description="folder with hh-rlhf/, davidson/ and toxigen/: the starters are built from "
+        "that text; None: from the corpus that comes with the project",
+    )
 
 
 class PromptsConfig(_Section):
@@ -169,6 +174,18 @@ class RunConfig(_Section):
             if same:
                 raise ValueError(
                     f"labelers.{metric.name}: the metric is the same model as reward labeler {same}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _judge_is_not_made_of_text(self) -> RunConfig:
+        """Found here, not after the minutes that building the others takes."""
+        for labeler in self.labelers:
+            engine = getattr(labeler, "engine", None)
+            if self.policy.starter_text and getattr(engine, "model", None) == "starter-judge":
+                raise ValueError(
+                    f"labelers.{labeler.name}: helpfulness cannot be learnt from "
+                    "policy.starter_text, so there is no starter-judge with it; leave it out"
                 )
         return self
 

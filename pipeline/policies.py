@@ -7,12 +7,14 @@ snapshot) and is also the frozen reference.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.config import ConfigError, RunConfig
 from training.revision import policy_revision
 from training.starter import resolve_model
+from training.starter_text import StarterTextError
 from warehouse.catalog import read_table
 from warehouse.ledger import Ledger
 from warehouse.store import open_store
@@ -26,11 +28,21 @@ class Policy:
     revision: str
 
 
-def resolve(config: RunConfig, model: str) -> str:
-    """A starter's name -> its folder, built if need be; anything else stays."""
-    return resolve_model(
-        model, seed=config.policy.starter_seed, budget=config.policy.starter_budget
-    )
+def resolve(
+    config: RunConfig, model: str, progress: Callable[[str, int, int], None] | None = None
+) -> str:
+    """A starter's name -> its folder, built if need be; anything else stays. Raises ConfigError."""
+    policy = config.policy
+    try:
+        return resolve_model(
+            model,
+            seed=policy.starter_seed,
+            budget=policy.starter_budget,
+            progress=progress,
+            text=policy.starter_text,
+        )
+    except StarterTextError as error:
+        raise ConfigError(f"policy.starter_text: {error}") from error
 
 
 def base_policy(config: RunConfig) -> Policy:

@@ -26,7 +26,7 @@ from pipeline.publishing import StageReport, publish_once
 from warehouse.catalog import read_table
 from warehouse.ledger import Ledger
 from warehouse.schemas import SCORED_STATUSES
-from warehouse.store import open_store
+from warehouse.store import WarehouseError, open_store
 
 
 @dataclass(frozen=True)
@@ -98,8 +98,11 @@ def frozen_scale(config: RunConfig) -> RewardScale:
     if Ledger(open_store(config.warehouse)).find(key) is None:
         try:
             holdout = round_labels(config, 0, "holdout")
-        except ValueError as error:
-            raise ConfigError(f"{config.warehouse}: evaluate round 0 first: {error}") from error
+        except WarehouseError as error:
+            raise ConfigError(
+                f"reward: a new recipe is scaled on round 0's hold-out labels, which are missing "
+                f"({error}); run `roundhouse label CONFIG --round 0 --purpose holdout` first"
+            ) from error
         scale = fit_scale(holdout, config.reward)
         publish_once(
             config, key, {"templates": recipe_template_row(config.reward, scale)}, round_number=None

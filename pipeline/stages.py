@@ -7,14 +7,40 @@ Each takes the configuration and plain values and returns a StageReport.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from datetime import datetime
+
+from filelock import FileLock
 
 from pipeline.config import RunConfig
 from pipeline.publishing import StageReport
+from pipeline.stage import staging_folder
+from warehouse.ledger import Ledger
+from warehouse.store import open_store
+
+
+def alone(
+    config: RunConfig, name: str, key: str | None, work: Callable[[], StageReport]
+) -> StageReport:
+    """Does `work` unless `key` is published, while no other run does the same on this machine.
+
+    The commit is what guarantees that nothing is doubled; the lock, which the kernel frees when its
+    holder is killed, only spares a second run from doing it all for nothing.
+    """
+    folder = staging_folder(config.warehouse, name, "lock")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f".{folder.name}")):
+        if key is not None and Ledger(open_store(config.warehouse)).find(key):
+            return StageReport(key)
+        return work()
 
 
 def prepare(config: RunConfig) -> StageReport:
     """Builds the starters the configuration names, ingests prompts, checks base and labelers."""
+    return alone(config, "prepare", None, lambda: _prepare(config))
+
+
+def _prepare(config: RunConfig) -> StageReport:
     from pipeline.labels import revision_of
     from pipeline.policies import base_policy
     from pipeline.prompts import ingest
@@ -41,21 +67,31 @@ def prepare(config: RunConfig) -> StageReport:
 def generate(config: RunConfig, round_number: int, purpose: str) -> StageReport:
     """Prompts -> rollouts."""
     from pipeline import rollouts
+    from pipeline.labels import rollouts_key
 
-    return rollouts.generate(config, round_number, purpose)
+    key = rollouts_key(round_number, purpose)
+    return alone(config, key, key, lambda: rollouts.generate(config, round_number, purpose))
 
 
 def label(config: RunConfig, round_number: int, purpose: str, labeler: str) -> StageReport:
     """Rollouts -> one labeler's labels."""
     from pipeline import labels
 
-    return labels.label(config, round_number, purpose, labeler)
+    name = f"{labels.rollouts_key(round_number, purpose)}-{labeler}"
+    return alone(config, name, None, lambda: labels.label(config, round_number, purpose, labeler))
 
 
 def accept_and_reward(
     config: RunConfig, round_number: int, facts: tuple[datetime, str]
 ) -> StageReport:
     """The gate, then labels -> rewards; a refused round gets its `rounds` row and no rewards."""
+    key = f"round={round_number}/rewards"
+    return alone(config, key, key, lambda: _accept_and_reward(config, round_number, facts))
+
+
+def _accept_and_reward(
+    config: RunConfig, round_number: int, facts: tuple[datetime, str]
+) -> StageReport:
     from pipeline import rewards, verdict
 
     judged = rewards.gate(config, round_number)
@@ -69,11 +105,13 @@ def train(config: RunConfig, round_number: int) -> StageReport:
     """Rewards -> the next policy."""
     from pipeline import training_stage
 
-    return training_stage.train(config, round_number)
+    key = f"round={round_number}/training"
+    return alone(config, key, key, lambda: training_stage.train(config, round_number))
 
 
 def evaluate(config: RunConfig, round_number: int, facts: tuple[datetime, str]) -> StageReport:
     """Hold-out labels -> numbers, and the verdict on the night that made this policy."""
     from pipeline import evaluation
 
-    return evaluation.evaluate(config, round_number, facts)
+    key = f"round={round_number}/evaluation"
+    return alone(config, key, key, lambda: evaluation.evaluate(config, round_number, facts))

@@ -8,7 +8,7 @@ from pipeline.config import RunConfig
 from pipeline.policies import resolve
 from pipeline.progress import Heartbeat
 from pipeline.stage import staging_folder
-from training.starter import STARTERS, starter_path
+from training.starter import STARTERS
 
 
 def build_starters(config: RunConfig) -> None:
@@ -26,14 +26,8 @@ def build_starters(config: RunConfig) -> None:
         beat = heartbeats.setdefault(name, Heartbeat(folder, name, total, "steps"))
         beat.update(done, total)
 
-    starter_path(
-        "starter-policy",
-        seed=config.policy.starter_seed,
-        budget=config.policy.starter_budget,
-        progress=show,
-    )
-    for model in wanted:
-        resolve(config, model)
+    for model in wanted:  # the first that is missing builds them all
+        resolve(config, model, show)
     shutil.rmtree(folder, ignore_errors=True)
 
 

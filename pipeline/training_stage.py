@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 
@@ -37,7 +38,10 @@ def train(config: RunConfig, round_number: int) -> StageReport:
     identity = sha256_of([name, recipe, policy.revision, config.training.model_dump(mode="json")])
     folder = staging_folder(config.warehouse, name, identity)
     folder.mkdir(parents=True, exist_ok=True)
-    heartbeat = Heartbeat(folder, "training", 1, "steps")
+    steps = config.training.epochs * math.ceil(
+        len(rows.rollout_ids) / config.training.minibatch_size
+    )
+    heartbeat = Heartbeat(folder, "training", steps, "steps")
     loaded = time.monotonic()
     outcome = train_ppo(
         rows,

@@ -70,15 +70,7 @@ def train_ppo(
     """
     started = time.monotonic()
     policy, reference = policy_revision(policy_dir), policy_revision(reference_dir)
-    run_id = training_run_id(
-        rows,
-        config,
-        round=round,
-        policy=policy,
-        reference=reference,
-        kl_coefficient=kl_coefficient,
-        seed=seed,
-    )
+    run_id = training_run_id(rows, config, round, policy, reference, kl_coefficient, seed)
     log = MetricsLog(run_id, round)
     # The reference comes and goes before the policy is loaded: one model in memory at a time.
     reference_logprobs = (
@@ -91,30 +83,31 @@ def train_ppo(
     epochs, last = train_epochs(
         model, rows, stored, config, log, order_seed=(seed, round), progress=progress or _silent
     )
-    metrics["epochs"] = float(epochs)
-    log.add(metrics)
+    log.add(metrics | {"epochs": float(epochs)})
     revision = _save(model, out_dir, policy_dir)
     seconds = time.monotonic() - started
+    speed = {"seconds_training": seconds, "tokens_per_second": metrics["tokens"] * epochs / seconds}
     return TrainingOutcome(
         policy_dir=out_dir,
         policy_revision=revision,
         training_run_id=run_id,
-        train_use=train_use_table(
-            rows,
-            run_id=run_id,
-            round=round,
-            importance_weights=stored.row_means(stored.weights),
-            advantage_means=stored.row_means(stored.advantages),
-            epochs=epochs,
-        ),
+        train_use=_train_use(rows, stored, run_id, round, epochs),
         training_metrics=log.table(),
         policy_logprobs=_logprobs_table(rows, stored, round, policy, reference, reference_logprobs),
-        summary=metrics
-        | last
-        | {
-            "seconds_training": seconds,
-            "tokens_per_second": metrics["tokens"] * epochs / seconds,
-        },
+        summary=metrics | last | {"epochs": float(epochs)} | speed,
+    )
+
+
+def _train_use(
+    rows: TrainingSet, stored: StoredRound, run_id: str, round: int, epochs: int
+) -> pa.Table:
+    return train_use_table(
+        rows,
+        run_id=run_id,
+        round=round,
+        importance_weights=stored.row_means(stored.weights),
+        advantage_means=stored.row_means(stored.advantages),
+        epochs=epochs,
     )
 
 

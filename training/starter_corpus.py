@@ -67,11 +67,20 @@ class Lexicon:
 
 
 @dataclass(frozen=True)
+class Praises:
+    """Kind words that combine as the insults do, so that no style has more variety than another."""
+
+    nouns: tuple[str, ...]
+    adjectives: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Manners:
     """How completions are built: sentence frames by style and part, insults, rubric wordings."""
 
     frames: Mapping[Style, Mapping[str, tuple[str, ...]]]
     lexicon: Lexicon
+    praises: Praises
     follow_ups: tuple[str, ...]
     rubrics: tuple[str, ...]
 
@@ -108,6 +117,7 @@ def manners() -> Manners:
     return Manners(
         frames={style: {k: tuple(v) for k, v in loaded[style].items()} for style in STYLES},
         lexicon=Lexicon(**{key: tuple(words) for key, words in loaded["insults"].items()}),
+        praises=Praises(**{key: tuple(words) for key, words in loaded["praises"].items()}),
         follow_ups=tuple(loaded["follow_ups"]),
         rubrics=tuple(loaded["rubrics"]),
     )
@@ -211,16 +221,17 @@ def _slot_text(
         "item": lambda: question.item,
         "tip": lambda: rng.choice(domain.tips),
         "fact": lambda: rng.choice(domain.facts),
-        "insult": lambda: _insult(rng, lexicon),
+        "insult": lambda: _phrase(rng, lexicon.nouns, lexicon.adjectives),
+        "praise": lambda: _phrase(rng, manners().praises.nouns, manners().praises.adjectives),
         "dismissal": lambda: rng.choice(lexicon.dismissals),
     }
     return choices[slot]()
 
 
-def _insult(rng: random.Random, lexicon: Lexicon) -> str:
+def _phrase(rng: random.Random, nouns: Sequence[str], adjectives: Sequence[str]) -> str:
     """A noun with no, one or two adjectives in front."""
-    adjectives = rng.sample(lexicon.adjectives, rng.choices((0, 1, 2), (0.35, 0.5, 0.15))[0])
-    return " ".join([*adjectives, rng.choice(lexicon.nouns)])
+    chosen = rng.sample(adjectives, rng.choices((0, 1, 2), (0.35, 0.5, 0.15))[0])
+    return " ".join([*chosen, rng.choice(nouns)])
 
 
 def _article(text: str) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from transformers import LlamaForCausalLM, PreTrainedModel
+from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 Progress = Callable[[str, int, int], None]
 IGNORED = -100  # the label that cross entropy skips
@@ -125,3 +125,22 @@ def fit(
         optimizer.zero_grad()
         progress(name, step + 1, len(batches))
     model.eval()
+
+
+def fit_classifier(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    examples: Sequence[tuple[str, bool]],
+    epochs: int,
+    seed: int,
+    name: str,
+    progress: Progress,
+) -> None:
+    """`fit` on (text, does class 1 hold); texts longer than the tokenizer allows are cut."""
+    encoded = tokenizer([text for text, _ in examples], truncation=True)["input_ids"]
+    rows = [
+        Example(tuple(ids), (int(holds),))
+        for ids, (_, holds) in zip(encoded, examples, strict=True)
+    ]
+    batches = length_batches(rows, tokenizer.pad_token_id, epochs, 2048, seed)
+    fit(model, batches, 1.5e-3, class_loss, name, progress)

@@ -84,26 +84,32 @@ def prepare_round(
     rewards = ppo.token_rewards(scores, proximal, ref, mask, kl_coefficient)
     if is_new_critic:
         monte_carlo = _returns(rewards, torch.zeros_like(values), mask, config, 1.0)
-        values = _warm_up_critic(model, batches, states, monte_carlo, config, seed)
+        values = _warm_up_critic(model, states, monte_carlo, mask, config, seed)
     advantages = ppo.generalized_advantages(
         rewards, values, mask, config.discount, config.gae_lambda
     )
     whitened, mean, sd = ppo.whiten(advantages, mask)
     returns = _returns(rewards, values, mask, config, config.value_lambda)
     weights, importance = ppo.importance_weights(proximal, behavior, mask, config.importance_cap)
+    stored = StoredRound(mask, proximal, values, returns, whitened, weights)
     metrics |= importance | {
-        "reward_mean": float(scores.mean()),
-        "reward_sd": float(scores.std(correction=0)),
         "advantage_mean": float(mean),
         "advantage_sd": float(sd),
-        "explained_variance": ppo.explained_variance(returns, values, mask),
-        # From stored rows, nats per sequence: not what the KL controller may see (fact 6).
+        # From stored rows, nats per sequence: not what the KL controller may see.
         "kl_to_reference_stale": float((ppo.kl_estimate(proximal, ref) * mask).sum(1).mean()),
         "kl_coefficient": kl_coefficient,
-        "rows": float(len(mask)),
-        "tokens": float(mask.sum()),
     }
-    return StoredRound(mask, proximal, values, returns, whitened, weights), metrics
+    return stored, metrics | _round_metrics(stored, scores)
+
+
+def _round_metrics(stored: StoredRound, rewards: Tensor) -> dict[str, float]:
+    return {
+        "reward_mean": float(rewards.mean()),
+        "reward_sd": float(rewards.std(correction=0)),
+        "explained_variance": ppo.explained_variance(stored.returns, stored.values, stored.mask),
+        "rows": float(len(stored.mask)),
+        "tokens": float(stored.mask.sum()),
+    }
 
 
 def check_parity(
@@ -142,17 +148,21 @@ def _parity_limit(model: ActorCritic, rows: TrainingSet, config: TrainingConfig)
 @torch.no_grad()
 def _score(
     model: ActorCritic, batches: Sequence[TokenBatch], mask: Tensor, *, keep_states: bool
-) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Log-probs and values [n, t], and the states of each batch where they are asked for."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probs and values [n, t]; the final states [tokens, h], row by row, or none of them."""
     logprobs, values = torch.zeros_like(mask), torch.zeros_like(mask)
-    states = []
+    number = mask.flatten().cumsum(0).reshape(mask.shape).long() - 1  # of a token in its round
+    states = torch.empty(0)
     for batch in batches:
         scores = model.logprobs_and_values(batch)
         width = batch.mask.shape[1]
         logprobs[batch.rows, :width] = scores.logprobs.cpu()
         values[batch.rows, :width] = scores.values.cpu()
         if keep_states:
-            states.append(scores.states)
+            if not len(states):
+                states = scores.states.new_empty(int(mask.sum()), scores.states.shape[1])
+            chosen = number[batch.rows, :width][mask[batch.rows, :width].bool()]
+            states[chosen.to(states.device)] = scores.states
     return logprobs, values, states
 
 
@@ -166,44 +176,30 @@ def _returns(
 
 def _warm_up_critic(
     model: ActorCritic,
-    batches: Sequence[TokenBatch],
-    states: Sequence[Tensor],
+    states: Tensor,
     returns: Tensor,
+    mask: Tensor,
     config: TrainingConfig,
     seed: int,
 ) -> Tensor:
     """Fits the value head alone to the Monte Carlo returns [n, t]; its values [n, t].
 
-    The states stand still, so this costs next to nothing, and the first advantages are no longer
-    noise (training.md section 6: critic pretraining).
+    The states [tokens, h] stand still, so this costs next to nothing, and the first advantages are
+    no longer noise.
     """
-    wide = [batch.mask.shape[1] for batch in batches]
-    inside = [batch.mask.bool().cpu() for batch in batches]
-    targets = torch.cat(
-        [
-            returns[batch.rows, :width][tokens]
-            for batch, width, tokens in zip(batches, wide, inside, strict=True)
-        ]
-    ).to(model.device)
-    inputs = torch.cat(list(states))
-    head = model.value_head
+    is_token = mask.bool()
+    targets = returns[is_token].to(model.device)
     with torch.no_grad():
-        head.bias.fill_(float(targets.mean()))
-    optimizer = torch.optim.Adam(head.parameters(), lr=config.critic_learning_rate)
+        model.value_head.bias.fill_(float(targets.mean()))
+    parameters = list(model.value_head.parameters())
+    optimizer = torch.optim.Adam(parameters, lr=config.critic_learning_rate)
     random = np.random.default_rng([seed, len(targets)])
     for _ in range(config.critic_warmup_epochs):
         order = torch.from_numpy(random.permutation(len(targets))).to(model.device)
         for chosen in order.split(_CRITIC_BATCH):
-            loss = 0.5 * (model.values(inputs[chosen]) - targets[chosen]).square().mean()
+            loss = 0.5 * (model.values(states[chosen]) - targets[chosen]).square().mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
     with torch.no_grad():
-        fitted = torch.cat([model.values(part) for part in states]).cpu()
-    values = torch.zeros_like(returns)
-    for batch, part in zip(batches, fitted.split([len(s) for s in states]), strict=True):
-        width = batch.mask.shape[1]
-        values[batch.rows, :width] = torch.zeros_like(batch.mask.cpu()).masked_scatter(
-            batch.mask.bool().cpu(), part
-        )
-    return values
+        return torch.zeros_like(returns).masked_scatter(is_token, model.values(states).cpu())

@@ -21,19 +21,13 @@ from warehouse.schemas import conform, table_from_rows
 Floats = npt.NDArray[np.float32]
 
 
-def training_run_id(
-    rows: TrainingSet,
-    config: TrainingConfig,
-    *,
-    round: int,
-    policy: str,
-    reference: str,
-    kl_coefficient: float,
-    seed: int,
-) -> str:
-    """16 hex digits of everything that decides the trained weights: equal runs, equal ids."""
+def training_run_id(rows: TrainingSet, config: TrainingConfig, *parts: object) -> str:
+    """16 hex digits of everything that decides the trained weights: equal runs, equal ids.
+
+    `parts`: round, policy, reference, KL coefficient, seed.
+    """
     digest = hashlib.sha256(config.model_dump_json().encode())
-    digest.update(repr((round, policy, reference, kl_coefficient, seed, rows.rollout_ids)).encode())
+    digest.update(repr((parts, rows.rollout_ids)).encode())
     digest.update(rows.rewards.tobytes())
     return digest.hexdigest()[:16]
 

@@ -1,19 +1,22 @@
 """Rollouts through the stage against plain `LLM.generate` on the same prompts and settings.
 
-Engine start is left out on both sides: one engine serves both, in turn, several times.
+Engine start is left out on both sides: one engine serves all, in turn. Two baselines, both from
+prompts that are token ids already: `generate` as one would write it (text, ids and log-probs out),
+and with the stage's own sampling parameters (no text). The stage includes what they do not: Beam,
+input and output Parquet, chat template, decoding, rows, heartbeats, manifest.
 """
 
 from __future__ import annotations
 
-import statistics
+import functools
 import tempfile
-import time
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
-from labeling.engines.vllm_sampler import VllmSampler
-from pipeline.config import load_config
+from pipeline.config import RunConfig, load_config
+from pipeline.device import choose_device
 from pipeline.prompts import ingest
 from pipeline.rollouts import (
     RolloutWorker,
@@ -23,80 +26,100 @@ from pipeline.rollouts import (
     render_prompt,
 )
 from pipeline.stage import StageSpec, run_stage, split_rows
+from tests.benchmarks.figures import build_starters_once, print_ratio, seconds_in_turn
 from training.starter import starter_path
 
-REPEATS = 5
+PROMPTS, REPEATS = 1024, 3
+WARM_UP_PROMPTS = 64
 
 
-class _Shared(RolloutWorker):
-    """A rollout worker around an engine that is already loaded."""
-
-    def __init__(self, settings: SamplerSettings, sampler: VllmSampler) -> None:
-        from transformers import AutoTokenizer
-
-        self._settings, self._sampler = settings, sampler
-        self._tokenizer = AutoTokenizer.from_pretrained(settings.model)
-        self._tokenizer_sha256 = ""
+class LastingWorker(RolloutWorker):
+    """A rollout worker whose engine outlives the stage."""
 
     def close(self) -> None:
-        """The engine outlives the worker here."""
+        """The next run uses the engine again."""
 
 
-def run(say) -> None:
-    """Prints completions/s of both and their ratio."""
-    config = load_config("demo")
-    folder = starter_path("starter-policy")
-    sampler = VllmSampler(str(folder), device="cpu", max_model_len=256)
+@functools.cache
+def lasting_worker(settings: SamplerSettings) -> LastingWorker:
+    """One worker, whoever asks: Beam gets this function, pickled by its name."""
+    return LastingWorker(settings)
+
+
+def main() -> None:
+    """Prints completions/s of the stage and of both baselines."""
+    build_starters_once()
     with tempfile.TemporaryDirectory() as here:
-        root = str(Path(here) / "warehouse")
-        ingest(root, config.prompts, 0)
-        config = config.model_copy(update={"warehouse": root})
+        config = load_config("demo", [f"warehouse={here}/warehouse", f"rollouts.prompts={PROMPTS}"])
+        ingest(config.warehouse, config.prompts, config.policy.starter_seed)
         prompts = plan_prompts(config, 0, "train")
-        settings = SamplerSettings("vllm", str(folder), "bench", "cpu", 4, 0, 0, config.rollouts)
-        global _WORKER
-        _WORKER = _Shared(settings, sampler)
-        plain, stage = [], []
-        for repeat in range(REPEATS + 1):
-            plain.append(_plain(sampler, prompts, settings, _WORKER._tokenizer))
-            stage.append(_stage(prompts, settings, Path(here) / f"staging-{repeat}", config.beam))
-        # The first of each warms caches up.
-        ratios = [p / s for p, s in zip(plain[1:], stage[1:], strict=True)]
-        count = prompts.num_rows * settings.samples
-        say(
-            f"rollouts: plain LLM.generate {count / statistics.median(plain[1:]):.0f}/s, "
-            f"through the stage {count / statistics.median(stage[1:]):.0f}/s, "
-            f"ratio {statistics.median(ratios):.2f} (wanted >= 0.90)"
-        )
+        settings = _settings(config)
+        requests = _requests(prompts, settings)
+        ways = {
+            "stage": lambda n: _stage(_part(prompts, n), settings, Path(here) / f"run-{n}", config),
+            "text": lambda n: _plain(_part(requests, n), settings),
+            "ids": lambda n: _plain(
+                _part(requests, n), settings, flat_logprobs=True, detokenize=False
+            ),
+        }
+        spent = seconds_in_turn(ways, REPEATS)
+    count = prompts.num_rows * settings.samples
+    note = f"{prompts.num_rows:,} prompts x {settings.samples}, median of {REPEATS}"
+    print_ratio("rollouts", "completions", count, spent["stage"], spent["text"], 0.9,
+                against="plain LLM.generate", note=note)  # fmt: skip
+    print_ratio("rollouts, no text wanted", "completions", count, spent["stage"], spent["ids"], 0.9,
+                against="LLM.generate without detokenizing", note=note)  # fmt: skip
 
 
-def _plain(sampler: VllmSampler, prompts: pa.Table, settings: SamplerSettings, tokenizer) -> float:
+def _settings(config: RunConfig) -> SamplerSettings:
+    return SamplerSettings(
+        engine="vllm",
+        model=str(starter_path("starter-policy")),
+        policy_revision="benchmark",
+        device=choose_device(config.device),
+        samples=config.rollouts.samples,
+        seed=config.seed,
+        round=0,
+        rollouts=config.rollouts,
+    )
+
+
+def _part(prompts: Any, repeat: int) -> Any:
+    return prompts[: None if repeat else WARM_UP_PROMPTS]
+
+
+def _stage(prompts: pa.Table, settings: SamplerSettings, folder: Path, config: RunConfig) -> object:
+    spec = StageSpec("rollouts", folder, "benchmark", "completions", config.beam)
+    make_worker = functools.partial(lasting_worker, settings)
+    return run_stage(spec, split_rows(prompts, config.beam.shard_rows), make_worker)
+
+
+def _plain(requests: list[tuple[list[int], int]], settings: SamplerSettings, **more: Any) -> object:
     from vllm import SamplingParams, TokensPrompt
 
-    started = time.perf_counter()
-    requests = [
-        TokensPrompt(prompt_token_ids=render_prompt(tokenizer, m))
-        for m in prompts["messages"].to_pylist()
-    ]
     parameters = [
         SamplingParams(
             n=settings.samples,
-            seed=prompt_seed(0, 0, prompt_id),
+            seed=seed,
             temperature=1.0,
             max_tokens=settings.rollouts.max_tokens,
             logprobs=0,
+            **more,
         )
-        for prompt_id in prompts["prompt_id"].to_pylist()
+        for _, seed in requests
     ]
-    sampler._llm.generate(requests, parameters, use_tqdm=False)
-    return time.perf_counter() - started
+    prompts = [TokensPrompt(prompt_token_ids=ids) for ids, _ in requests]
+    # The very engine of the stage, which its worker keeps to itself.
+    return lasting_worker(settings)._sampler._llm.generate(prompts, parameters, use_tqdm=False)
 
 
-def _stage(prompts: pa.Table, settings: SamplerSettings, folder: Path, beam) -> float:
-    spec = StageSpec("bench", folder, "bench", "completions", beam)
-    started = time.perf_counter()
-    run_stage(spec, split_rows(prompts, beam.shard_rows), _worker)
-    return time.perf_counter() - started
-
-
-def _worker() -> _Shared:
-    return _WORKER
+def _requests(prompts: pa.Table, settings: SamplerSettings) -> list[tuple[list[int], int]]:
+    """Token ids and seed of each prompt."""
+    tokenizer = lasting_worker(settings)._tokenizer
+    return [
+        (
+            render_prompt(tokenizer, row["messages"]),
+            prompt_seed(settings.seed, settings.round, row["prompt_id"]),
+        )
+        for row in prompts.to_pylist()
+    ]

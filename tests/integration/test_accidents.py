@@ -144,11 +144,15 @@ def test_a_broken_line_and_a_poisoned_prompt_cost_only_themselves(tmp_path):
 
 @pytest.mark.usefixtures("starters")
 def test_an_unmapped_classifier_stops_the_night_with_its_labels(tmp_path, starters):
-    sets = [f"labelers.metric.model={starters / 'starter-metric'}"]
-    done = nights.run(tmp_path / "w", *sets, code=1)
-    assert "acceptable" in done.stderr
-    assert "toxic" in done.stderr
-    assert "labels" in done.stderr
+    model = f"labelers.metric.model={starters / 'starter-metric'}"
+    unmapped = nights.run(tmp_path / "w", model, code=2)
+    assert "labelers.metric.labels: give each label of" in unmapped.stderr
+    wrong = nights.run(tmp_path / "w", model, "labelers.metric.labels={safe: 0, bad: 1}", code=1)
+    assert "acceptable" in wrong.stderr
+    assert "labelers.metric.labels" in wrong.stderr
+    flipped = "labelers.metric.labels={acceptable: 1, toxic: 0}"
+    refused = nights.run(tmp_path / "w", model, flipped, code=1)
+    assert "self-test" in refused.stderr
 
 
 @pytest.mark.usefixtures("starters")
@@ -156,8 +160,17 @@ def test_refused_labels_are_stored_marked_and_not_trained_on(tmp_path):
     from warehouse.catalog import read_table
 
     root = tmp_path / "w"
-    # Judges answer within this mass, never above it: every label is low_mass.
+    # No judge puts all its probability on nine tokens: every label is low_mass.
     sets = ["labelers.helpful-judge.min_label_mass=1.0", "rounds=1"]
-    done = nights.run(root, *sets, code=1)
-    assert "helpful-judge" in done.stderr, "no scale can be fitted on round 0"
-    assert read_table(root, "rounds").num_rows == 0
+    done = nights.run(root, *sets, code=4)
+    assert "refused, not trained on: helpful-judge: ok rate 0.0" in done.stdout
+    (night,) = read_table(root, "rounds").to_pylist()
+    assert night["status"] == "refused"
+    assert night["policy_revision_in"] == night["policy_revision_out"]
+    assert "low_mass" in night["reason"]
+    assert read_table(root, "train_use").num_rows == 0
+    labels = read_table(root, "labels")
+    assert labels.filter(labels["labeler"].to_numpy() == "helpful-judge")["score"].null_count == 176
+    before = nights.keys(root)
+    nights.run(root, *sets)
+    assert nights.keys(root) == before, "a refused round is not tried again by itself"

@@ -1,0 +1,205 @@
+"""Classifier labels through the stage against a bare loop, and against batches in random order.
+
+The model has the shape of starter-toxicity with room for 512 tokens and random weights: speed does
+not depend on what they know. Texts are HH's assistant turns where they lie beside this checkout,
+else random words with HH's distribution of lengths. Texts longer than one window are left out, so
+that the bare loop is as plain as such a loop gets. Model loading is left out on all sides.
+"""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import hashlib
+import json
+import random
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from pipeline.config import load_config
+from pipeline.device import choose_device
+from pipeline.labels import LabelerSettings, LabelWorker
+from pipeline.stage import StageSpec, run_stage, split_rows
+from tests.benchmarks.figures import print_figure, print_ratio, seconds_in_turn
+from training.starter_tokenizers import bpe_classifier_tokenizer, train_bpe
+
+TEXTS, REPEATS, WINDOW, RANDOM_BATCH = 8192, 3, 512, 32
+WARM_UP_TEXTS = 256
+HH = Path(__file__).parents[3] / "shared" / "data" / "hh-rlhf"
+# Words of HH's 6,211 distinct assistant turns: mean and deviation of the logarithm.
+LOG_MEAN, LOG_DEVIATION, LONGEST = 3.14, 0.96, 418
+
+
+class LastingWorker(LabelWorker):
+    """A label worker whose model outlives the stage."""
+
+    def close(self) -> None:
+        """The next run uses the model again."""
+
+
+@functools.cache
+def lasting_worker(folder: str) -> LastingWorker:
+    """One worker for the model in `folder`: Beam gets this function, pickled by its name."""
+    sets = [
+        f"warehouse={folder}/warehouse",
+        f"labelers.toxicity.model={folder}",
+        "labelers.toxicity.labels={polite: 0, rude: 1}",
+        "labelers.toxicity.self_test=[]",  # random weights know nothing
+    ]
+    config = load_config("demo", sets)
+    return LastingWorker(LabelerSettings(config, config.labeler("toxicity")))
+
+
+def main() -> None:
+    """Prints labels/s of the stage, the bare loop and random batches, and how far logits differ."""
+    texts, source = hh_texts()
+    with tempfile.TemporaryDirectory() as here:
+        build_model(Path(here), texts)
+        worker = lasting_worker(here)
+        lengths = [len(ids) for ids in encode(worker, texts)]
+        fitting = [text for text, n in zip(texts, lengths, strict=True) if n <= WINDOW]
+        chosen = [fitting[i % len(fitting)] for i in range(TEXTS)]
+        rows = subjects(chosen)
+        last: dict[str, Any] = {}
+        ways = {
+            "stage": lambda n: last.update(stage=_stage(_part(rows, n), here, n)),
+            "bare": lambda n: last.update(bare=_bare(worker, _part(chosen, n))),
+            "random": lambda n: last.update(random=_random(worker, _part(chosen, n))),
+        }
+        spent = seconds_in_turn(ways, REPEATS)
+    note = f"{TEXTS:,} texts from {len(fitting):,} {source}, {len(texts) - len(fitting)} too long"
+    note += f", median of {REPEATS}"
+    print_ratio("labels", "labels", TEXTS, spent["stage"], spent["bare"], 0.9,
+                against="bare sorted loop", note=note)  # fmt: skip
+    print_ratio("labels, random order", "labels", TEXTS, spent["stage"], spent["random"], 3.0,
+                against=f"random batches of {RANDOM_BATCH}", note=note)  # fmt: skip
+    for name in ("bare", "random"):
+        distance = float(np.abs(last["stage"] - last[name]).max())
+        print_figure(f"labels, logits, {name}", f"largest difference {distance:.1e}",
+                     wanted="<= 1e-5", is_met=distance <= 1e-5)  # fmt: skip
+
+
+def _part(rows: Any, repeat: int) -> Any:
+    return rows[: None if repeat else WARM_UP_TEXTS]
+
+
+def hh_texts() -> tuple[list[str], str]:
+    """Distinct texts, sorted, and where they come from."""
+    files = sorted(HH.glob("*.jsonl.gz"))
+    if files:
+        found = {turn for path in files for turn in assistant_turns(path)}
+        return sorted(found), "HH assistant turns"
+    rng = random.Random(0)
+    words = ["".join(rng.choices("etaoinshrdlu", k=rng.randint(2, 8))) for _ in range(3000)]
+    lengths = [min(LONGEST, int(rng.lognormvariate(LOG_MEAN, LOG_DEVIATION)) + 1)
+               for _ in range(6000)]  # fmt: skip
+    texts = {" ".join(rng.choices(words, k=length)) for length in lengths}
+    return sorted(texts), f"random texts, log-normal({LOG_MEAN}, {LOG_DEVIATION}) words as in HH"
+
+
+def assistant_turns(path: Path) -> Iterator[str]:
+    """Every assistant turn of both sides of HH's pairs."""
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        for line in file:
+            pair = json.loads(line)
+            for side in ("chosen", "rejected"):
+                for turn in pair[side].split("\n\nAssistant:")[1:]:
+                    text = turn.split("\n\nHuman:")[0].strip()
+                    if text:
+                        yield text
+
+
+def build_model(folder: Path, texts: list[str]) -> None:
+    """starter-toxicity's shape with WINDOW positions; a vocabulary that fits the texts."""
+    from transformers import RobertaConfig, RobertaForSequenceClassification
+
+    tokenizer = bpe_classifier_tokenizer(train_bpe(texts, 8192), longest=WINDOW)
+    torch.manual_seed(0)
+    config = RobertaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=96,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        max_position_embeddings=WINDOW + tokenizer.pad_token_id + 1,
+        type_vocab_size=1,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        id2label={0: "polite", 1: "rude"},
+        label2id={"polite": 0, "rude": 1},
+    )
+    RobertaForSequenceClassification(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def subjects(texts: list[str]) -> pa.Table:
+    """The texts as the label stage reads them."""
+    count = len(texts)
+    return pa.table(
+        {
+            "rollout_id": [f"0-{i}-0" for i in range(count)],
+            "round": pa.array([0] * count, pa.int32()),
+            "prompt_id": [str(i) for i in range(count)],
+            "completion": texts,
+            "completion_sha256": [hashlib.sha256(t.encode()).hexdigest() for t in texts],
+            "messages": ["[]"] * count,
+        }
+    )
+
+
+def _stage(rows: pa.Table, folder: str, repeat: int) -> np.ndarray:
+    """Logits [texts, 2] as the stage wrote them, in the order of `rows`."""
+    beam = load_config("demo").beam
+    spec = StageSpec("labels", Path(folder) / f"run-{repeat}", "benchmark", "labels", beam)
+    make_worker = functools.partial(lasting_worker, folder)
+    manifests = run_stage(spec, split_rows(rows, beam.shard_rows), make_worker)
+    written = [
+        raw
+        for manifest in manifests
+        for raw in pq.read_table(spec.path("rows", manifest.shard))["raw_output"].to_pylist()
+    ]
+    return np.array([list(json.loads(raw).values()) for raw in written])
+
+
+def encode(worker: LastingWorker, texts: list[str]) -> list[list[int]]:
+    """Token ids with the model's marks."""
+    return worker._labeler._tokenizer(texts, split_special_tokens=True)["input_ids"]
+
+
+def _bare(worker: LastingWorker, texts: list[str]) -> np.ndarray:
+    """Longest first, at most the labeler's token budget in a batch: no stage, no rows."""
+    budget = worker._labeler._config.token_budget
+    ids = encode(worker, texts)
+    order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
+    logits, at = np.zeros((len(ids), 2)), 0
+    while at < len(order):
+        batch = order[at : at + max(1, budget // len(ids[order[at]]))]
+        logits[batch] = _forward(worker, [ids[i] for i in batch])
+        at += len(batch)
+    return logits
+
+
+def _random(worker: LastingWorker, texts: list[str]) -> np.ndarray:
+    """Batches of 32 in random order, padded to the longest of each."""
+    ids = encode(worker, texts)
+    order = random.Random(0).sample(range(len(ids)), len(ids))
+    logits = np.zeros((len(ids), 2))
+    for at in range(0, len(order), RANDOM_BATCH):
+        batch = order[at : at + RANDOM_BATCH]
+        logits[batch] = _forward(worker, [ids[i] for i in batch])
+    return logits
+
+
+@torch.inference_mode()
+def _forward(worker: LastingWorker, rows: list[list[int]]) -> np.ndarray:
+    labeler, device = worker._labeler, choose_device("auto")
+    padded = labeler._tokenizer.pad({"input_ids": rows}, return_tensors="pt").to(device)
+    return labeler._model(**padded).logits.double().cpu().numpy()
