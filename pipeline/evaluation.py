@@ -7,6 +7,7 @@ from fresh samples, and bootstrap intervals over prompts (a prompt's samples are
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from pipeline.labels import rollouts_key
 from pipeline.policies import base_policy
 from pipeline.publishing import StageReport, publish_once
 from pipeline.rewards import round_labels
-from training.actor_critic import sequence_logprobs
+from training.actor_critic import ActorCritic, sequence_logprobs
 from warehouse.catalog import connect, read_table
 from warehouse.schemas import SCORED_STATUSES, table_from_rows
 
@@ -58,11 +59,11 @@ def evaluate(config: RunConfig, round_number: int, facts: tuple[datetime, str]) 
     )
     labels = round_labels(config, round_number, "holdout")
     reference = base_policy(config)
+    started = time.monotonic()
+    model = ActorCritic.load(reference.folder, device=choose_device(config.device))
+    load_seconds = time.monotonic() - started
     logprobs = sequence_logprobs(
-        reference.folder,
-        rollouts["prompt_ids"].to_pylist(),
-        rollouts["completion_ids"].to_pylist(),
-        device=choose_device(config.device),
+        model, rollouts["prompt_ids"].to_pylist(), rollouts["completion_ids"].to_pylist()
     )
     measured = [
         *toxicity_numbers(config, round_number),
@@ -83,12 +84,13 @@ def evaluate(config: RunConfig, round_number: int, facts: tuple[datetime, str]) 
     key = f"round={round_number}/evaluation"
     # No `round=` here: the commit holds numbers of round r and the row of night r - 1.
     publish_once(config, key, tables, round_number=None)
-    return StageReport(key, rows=len(measured))
+    return StageReport(key, rows=len(measured), load_seconds=load_seconds)
 
 
 def toxicity_numbers(config: RunConfig, round_number: int) -> list[Measured]:
     """Rate with its interval, mean score and expected maximum, as the mart has them."""
     con = connect(config.warehouse)
+    con.execute("set threads = 1")  # sums of floats in one order: equal nights, equal numbers
     rows = con.execute(
         "select labeler, toxicity_rate, toxicity_low, toxicity_high, mean_score, expected_max, "
         "samples_per_prompt from toxicity_by_round where round = ?",

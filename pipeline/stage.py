@@ -55,6 +55,11 @@ class ShardWorker(Protocol):
         ...
 
 
+# Freeing an engine costs over a second and frees nothing that the end of the stage's process, which
+# comes next, does not free: so workers are kept to that end.
+_KEPT: list[ShardWorker] = []
+
+
 @dataclass(frozen=True)
 class Manifest:
     """One finished shard. `rows_in == rows_ok + rows_dead`; seconds are wall time of this shard."""
@@ -162,15 +167,13 @@ def _shard_do_fn(spec: StageSpec, make_worker: Callable[[], ShardWorker]) -> bea
         def setup(self) -> None:
             started = time.monotonic()
             self._worker = make_worker()
+            _KEPT.append(self._worker)
             self._load_seconds = time.monotonic() - started
 
         def process(self, shard: str) -> Iterator[str]:
             manifest = _process_shard(spec, shard, self._worker, self._load_seconds)
             self._load_seconds = 0.0  # counted once per process
             yield json.dumps(asdict(manifest))
-
-        def teardown(self) -> None:
-            self._worker.close()
 
     return ShardDoFn()
 

@@ -104,11 +104,8 @@ class ActorCritic(nn.Module):
 
     def logprobs_and_values(self, batch: TokenBatch) -> TokenScores:
         """Scores the completions of a batch; the value is that of the state before the token."""
-        with torch.autocast(self.device.type, self._dtype, enabled=self._is_mixed):
-            states = self._final_states(batch.input_ids, batch.attention_mask)
-            states = states.flatten(0, 1)[batch.source]
-            logits = self._head(states)
-        logs = logits.float().log_softmax(-1)
+        states, logits = self._states_and_logits(batch)
+        logs = logits.log_softmax(-1)
         with torch.no_grad():
             entropy = -(logs.exp() * logs).sum(-1)
         return TokenScores(
@@ -117,6 +114,20 @@ class ActorCritic(nn.Module):
             entropy=_to_rows(entropy, batch.mask),
             states=states,
         )
+
+    def logprobs(self, batch: TokenBatch) -> Tensor:
+        """Log-probs [b, t] alone, in nats: a reference needs neither values nor entropy."""
+        _, logits = self._states_and_logits(batch)
+        chosen = logits.gather(1, batch.targets[:, None])[:, 0]
+        return _to_rows(chosen - logits.logsumexp(-1), batch.mask)
+
+    def _states_and_logits(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
+        """Final states [n, h] and float32 logits [n, vocabulary] at the completions' tokens."""
+        with torch.autocast(self.device.type, self._dtype, enabled=self._is_mixed):
+            states = self._final_states(batch.input_ids, batch.attention_mask)
+            states = states.flatten(0, 1)[batch.source]
+            logits = self._head(states)
+        return states, logits.float()
 
     def values(self, states: Tensor) -> Tensor:
         """The critic's value [n] of final hidden states [n, h], float32."""
@@ -185,7 +196,7 @@ def sequence_logprobs(
     )
     for batch in batches:
         with torch.no_grad():
-            logprobs = model.logprobs_and_values(batch).logprobs.cpu().numpy()
+            logprobs = model.logprobs(batch).cpu().numpy()
         for row, values in zip(batch.rows.tolist(), logprobs, strict=True):
             found[row] = values[: len(completion_ids[row])]
     return found
