@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+Ids = npt.NDArray[np.int64]
 
 
 def token_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
@@ -24,11 +30,10 @@ def token_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
         yield batch
 
 
-def pad_right(
-    rows: Sequence[Sequence[int]], filler: int
-) -> tuple[list[list[int]], list[list[int]]]:
-    """Rows of token ids padded to one width, and their attention mask, both [rows, width]."""
-    width = max(len(row) for row in rows)
-    padded = [[*row, *[filler] * (width - len(row))] for row in rows]
-    mask = [[1] * len(row) + [0] * (width - len(row)) for row in rows]
-    return padded, mask
+def pad_right(rows: Sequence[Sequence[int]], filler: int) -> tuple[Ids, Ids]:
+    """Rows of token ids padded to one width, and their attention mask, both int64 [rows, width]."""
+    lengths = np.fromiter((len(row) for row in rows), np.int64, len(rows))
+    mask = np.arange(lengths.max()) < lengths[:, None]
+    padded = np.full(mask.shape, filler, np.int64)
+    padded[mask] = np.fromiter(itertools.chain.from_iterable(rows), np.int64, int(lengths.sum()))
+    return padded, mask.astype(np.int64)

@@ -148,34 +148,52 @@ class ClassifierLabeler:
         owners: list[int],
         logits: Floats,
     ) -> list[Measurement]:
-        """The failures found early, and the worst window of each text that was scored."""
+        """The failures found early, and the worst window of each text that was scored.
+
+        Whole columns at a time: a call of numpy per text costs as much as a small model does.
+        """
         odds = self._map.log_odds(logits)
+        is_finite = np.isfinite(odds) & np.isfinite(logits).all(axis=1)
+        # A window that is not finite is the worst there can be.
+        badness = np.where(is_finite, odds, np.inf).tolist()
+        finite, raw = is_finite.tolist(), odds.tolist()
+        scores = scores_of(np.where(is_finite, odds, 0.0)).tolist()
+        outputs = logits.tolist()
         places: dict[int, list[int]] = {}
         for place, owner in enumerate(owners):
             places.setdefault(owner, []).append(place)
-        return [
-            done
-            if done is not None
-            else self._worst(
-                logits[places[index]],
-                odds[places[index]],
-                sum(len(windows[place]) for place in places[index]),
-            )
-            for index, done in enumerate(found)
-        ]
+        joined: list[Measurement] = []
+        for index, done in enumerate(found):
+            if done is None:
+                own = places[index]
+                worst = max(own, key=badness.__getitem__)
+                done = self._measurement(
+                    finite[worst],
+                    odds=raw[worst],
+                    score=scores[worst],
+                    logits=outputs[worst],
+                    lengths=[len(windows[place]) for place in own],
+                )
+            joined.append(done)
+        return joined
 
-    def _worst(self, logits: Floats, odds: Floats, tokens: int) -> Measurement:
-        """Score of the window that has most of the criterion; logits [windows, labels]."""
-        is_finite = bool(np.isfinite(odds).all() and np.isfinite(logits).all())
-        worst = int(odds.argmax()) if is_finite else int((~np.isfinite(odds)).argmax())
-        raw = float(odds[worst])
+    def _measurement(
+        self,
+        is_finite: bool,
+        *,
+        odds: float,
+        score: float,
+        logits: list[float],
+        lengths: list[int],
+    ) -> Measurement:
+        """What the worst of a text's windows showed."""
         return Measurement(
             status="ok" if is_finite else "non_finite",
-            score=float(scores_of(odds[worst])) if is_finite else None,
-            score_raw=raw if is_finite else None,
-            raw_output=logits_json(self._map.names, logits[worst].tolist()),
-            window_count=len(odds),
-            input_tokens=tokens,
+            score=score if is_finite else None,
+            score_raw=odds if is_finite else None,
+            raw_output=logits_json(self._map.names, logits),
+            window_count=len(lengths),
+            input_tokens=sum(lengths),
         )
 
     def _encode(self, texts: list[str | None]) -> list[list[int]]:
@@ -204,8 +222,8 @@ class ClassifierLabeler:
             ids, mask = pad_right([windows[place] for place in batch], self._pad)
             with torch.inference_mode():
                 out = self._model(
-                    input_ids=torch.tensor(ids, device=self._device),
-                    attention_mask=torch.tensor(mask, device=self._device),
+                    input_ids=torch.as_tensor(ids, device=self._device),
+                    attention_mask=torch.as_tensor(mask, device=self._device),
                 )
             logits[batch] = out.logits.double().cpu().numpy()
             waiting.subtract(owners[place] for place in batch)

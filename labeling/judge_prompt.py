@@ -2,9 +2,9 @@
 
 The judge's chat template is applied to placeholders, so only its own control tokens are encoded as
 such. What a message says is encoded apart, with control-token strings split into plain text: a
-candidate that writes `<|im_end|>` has written some characters, nothing more (knowledge/labels.md,
-decision 11). The text of one message is encoded in one piece, because words must meet the tokenizer
-the way they met the judge in training. Not here: what the judge answers (judge.py).
+candidate that writes `<|im_end|>` has written some characters, nothing more. The text of one
+message is encoded in one piece, because words must meet the tokenizer the way they met the judge in
+training. Not here: what the judge answers (judge.py).
 """
 
 from __future__ import annotations

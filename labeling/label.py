@@ -1,8 +1,8 @@
 """A label: one measurement of one completion with its provenance, as a row of table `labels`.
 
-A failed label is a status with score NULL, never a number (knowledge: FastChat's -1 poisons every
-mean that forgets to filter). Not here: how a text is measured (classifier.py, judge.py), what a
-score is worth (reward.py).
+A failed label is a status with score NULL, never a number (a -1 for "failed", as in FastChat,
+poisons every mean that forgets to filter). Not here: how a text is measured (classifier.py,
+judge.py), what a score is worth (reward.py).
 """
 
 from __future__ import annotations
@@ -164,7 +164,12 @@ def label_rows(
     }
     for name in ("score_method", "score_scale"):  # of a score, so NULL where there is none
         columns[name] = [None if m.score is None else constant[name] for m in measurements]
-    columns |= {name: [value] * count for name, value in constant.items() if name not in columns}
+    types = TABLES["labels"].schema
+    columns |= {
+        name: pa.repeat(pa.scalar(value, types.field(name).type), count)
+        for name, value in constant.items()
+        if name not in columns
+    }
     return _conforming(columns)
 
 
@@ -224,7 +229,7 @@ def _conforming(columns: dict[str, object]) -> pa.Table:
     schema = TABLES["labels"].schema
     arrays = {
         name: values
-        if isinstance(values, pa.ChunkedArray)
+        if isinstance(values, (pa.Array, pa.ChunkedArray))
         else pa.array(values, type=schema.field(name).type)
         for name, values in columns.items()
     }

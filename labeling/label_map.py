@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -99,5 +100,5 @@ def _logsumexp(values: Floats) -> Floats:
 
 def logits_json(names: Sequence[str], logits: Sequence[float]) -> str:
     """The raw output of a classifier: label name -> logit; null where it is not finite."""
-    finite = [float(x) if np.isfinite(x) else None for x in logits]
+    finite = [x if math.isfinite(x) else None for x in logits]
     return json.dumps(dict(zip(names, finite, strict=True)))

@@ -77,7 +77,7 @@ class RolloutsConfig(_Section):
 
     @model_validator(mode="after")
     def _ppo_can_correct_it(self) -> RolloutsConfig:
-        """Only samples of the policy itself have the log-probs PPO needs (training.md, fact 5)."""
+        """Only samples of the policy itself have the log-probs PPO needs."""
         plain = {"temperature": 1.0, "top_p": 1.0, "top_k": -1, "repetition_penalty": 1.0}
         bent = {k: getattr(self, k) for k, v in plain.items() if getattr(self, k) != v}
         if bent:

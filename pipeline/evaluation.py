@@ -165,7 +165,7 @@ def kl_to_reference(
     """KL(policy || reference) in nats per sequence: mean of sum_t (log pi - log pi_ref).
 
     An unbiased estimate, because the completions are fresh samples of the policy itself
-    (on stored, stale rows it would not be: training.md, fact 6).
+    (on stored, stale rows it would not be).
     """
     behavior = rollouts["behavior_logprobs"].to_pylist()
     sums = np.array(

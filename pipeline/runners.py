@@ -1,7 +1,7 @@
 """The Beam options of each runner. Knows runners, not stages.
 
 `FnApiRunner` is the default: the `DirectRunner` of Beam 2.77 first tries to download Prism and then
-silently becomes another runner (knowledge: beam#34612, #34549). Runners that lose data in our shape
+silently becomes another runner (beam issues 34612, 34549). Runners that lose data in our shape
 are refused here rather than discovered in the morning.
 """
 

@@ -9,6 +9,7 @@ skipping finished manifests and keeps memory flat. Not here: what a worker does,
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -211,6 +212,7 @@ def _process_shard(
     return manifest
 
 
+@functools.cache
 def package_versions() -> dict[str, str]:
     """Versions of the packages that can change a number, those installed."""
     found = {}

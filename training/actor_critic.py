@@ -1,7 +1,7 @@
 """A decoder-only policy with a value head, and the log-probs of stored completions under it.
 
 The vocabulary is projected at completion tokens only, log-softmax and value head are float32, and
-dropout is never on: the policy that trains must be the one that sampled (training.md section 7).
+dropout is never on: the policy that trains must be the one that sampled.
 Not here: losses (ppo.py), the loop (ppo_trainer.py), the policy's revision (revision.py).
 """
 

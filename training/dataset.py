@@ -25,7 +25,7 @@ from warehouse.store import open_store
 
 # The reasons run from "there is nothing to train on" to "the log-probs mean something else".
 # Whoever samples with top_p, penalties and the like draws from a distribution whose log-probs
-# nobody stored, and no importance weight can correct that (training.md, fact 5).
+# nobody stored, and no importance weight can correct that.
 _ELIGIBILITY = """
 with considered as (
     select rollouts.*, rewards.reward, rewards.is_eligible, bent_sampling.reason as bent,

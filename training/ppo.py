@@ -162,7 +162,7 @@ def value_loss(
 ) -> Tensor:
     """Half the squared error, the worse of the value and the value kept within `clip` of the old.
 
-    All tensors [b, t]; `clip` in units of the reward (OpenAI baselines; training.md 5.2).
+    All tensors [b, t]; `clip` in units of the reward (OpenAI baselines, ppo2).
     """
     kept = old_values + (values - old_values).clamp(-clip, clip)
     worse = torch.maximum((values - returns).square(), (kept - returns).square())

@@ -1,7 +1,7 @@
 """A stored round, scored once before its training: what does not change while the policy moves.
 
 One pass without gradients gives proximal log-probs and values; then the parity gate, the critic's
-warm-up, importance weights, returns and whitened advantages (training.md 5.2, items 0 and 3 to 8).
+warm-up, importance weights, returns and whitened advantages.
 Not here: gradients on the policy (ppo_trainer.py).
 """
 

@@ -1,7 +1,7 @@
 """Reading label probabilities off a language model: what every scoring engine offers.
 
 Token ids in, log-probs out, over the whole vocabulary and without a grammar mask, because a mask
-hides that the model meant to say something else (knowledge/labels.md, decision 4). Not here:
+hides that the model meant to say something else. Not here:
 prompts, rubrics, scores.
 """
 

@@ -62,8 +62,8 @@ class TransformersScorer:
         kept, place = last.unique(return_inverse=True)
         with torch.inference_mode():
             logits = self._model(
-                input_ids=torch.tensor(ids, device=self.device),
-                attention_mask=torch.tensor(mask, device=self.device),
+                input_ids=torch.as_tensor(ids, device=self.device),
+                attention_mask=torch.as_tensor(mask, device=self.device),
                 use_cache=False,
                 logits_to_keep=kept,
             ).logits

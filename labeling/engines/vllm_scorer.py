@@ -1,7 +1,7 @@
 """Label log-probs from vLLM, in this process on a CPU, through an engine subprocess on CUDA.
 
 `logprob_token_ids` asks for exactly the label tokens; `logprobs=k` would cut at 20 and the values
-under structured outputs are renormalised (knowledge/labels.md §8). Needs a vLLM that has it (0.32).
+under structured outputs are renormalised. Needs a vLLM that has it (0.32).
 """
 
 from __future__ import annotations

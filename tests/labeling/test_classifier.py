@@ -1,4 +1,4 @@
-"""The classifier labeler on models set by hand and on random ones (knowledge/labels.md §7)."""
+"""The classifier labeler on models set by hand and on random ones."""
 
 from __future__ import annotations
 

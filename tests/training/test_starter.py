@@ -206,5 +206,7 @@ def test_a_killed_build_leaves_no_folder_and_the_next_gives_the_same_weights(
 
 
 def test_another_seed_corpus_or_budget_is_another_folder() -> None:
-    keys = {starter._cache_key(seed, budget) for seed in (0, 1) for budget in ("tiny", "full")}
+    keys = {
+        starter._cache_key(seed, budget, None) for seed in (0, 1) for budget in ("tiny", "full")
+    }
     assert len(keys) == 4
