@@ -6,6 +6,7 @@ Pure functions on arrays. Everything is computed as log-odds, so a sure model do
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -100,5 +101,14 @@ def _logsumexp(values: Floats) -> Floats:
 
 def logits_json(names: Sequence[str], logits: Sequence[float]) -> str:
     """The raw output of a classifier: label name -> logit; null where it is not finite."""
-    finite = [x if math.isfinite(x) else None for x in logits]
-    return json.dumps(dict(zip(names, finite, strict=True)))
+    # Python's repr of a finite float is JSON, and a fraction of the cost of an encoder per row.
+    pairs = (
+        f"{_quoted(name)}: {x!r}" if math.isfinite(x) else f"{_quoted(name)}: null"
+        for name, x in zip(names, logits, strict=True)
+    )
+    return "{" + ", ".join(pairs) + "}"
+
+
+@functools.cache
+def _quoted(name: str) -> str:
+    return json.dumps(name)

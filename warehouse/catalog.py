@@ -25,6 +25,17 @@ from warehouse.schemas import SCHEMA_VERSION, TABLES
 from warehouse.store import WarehouseError, open_store
 
 _FOLDERS = ("", "audit", "questions")
+_SQL_TYPES = {
+    pa.string(): "varchar",
+    pa.large_string(): "varchar",
+    pa.bool_(): "boolean",
+    pa.int16(): "smallint",
+    pa.int32(): "integer",
+    pa.int64(): "bigint",
+    pa.float32(): "float",
+    pa.float64(): "double",
+    pa.timestamp("us", tz="UTC"): "timestamptz",
+}
 
 
 def connect(root: str | Path, as_of: int | None = None) -> duckdb.DuckDBPyConnection:
@@ -62,12 +73,11 @@ def create_table_view(
     """
     parts = []
     if not files or all(file.schema_version < SCHEMA_VERSION for file in files):
-        # Columns that no file has yet must still be there, as NULL; a table, since a locked
-        # connection can no longer scan Arrow objects.
+        # Columns that no file has yet must still be there, as NULL. Written as DDL, since DuckDB
+        # imports pandas (0.2 s) the moment it sees an Arrow object.
         con.execute("create schema if not exists empty")
-        con.register("empty_rows", TABLES[name].schema.empty_table())
-        con.execute(f"create table empty.{name} as select * from empty_rows")
-        con.unregister("empty_rows")
+        columns = (f"{_quote_name(f.name)} {_sql_type(f.type)}" for f in TABLES[name].schema)
+        con.execute(f"create table empty.{name} ({', '.join(columns)})")
         parts.append(f"select * from empty.{name}")
     if files:
         paths = ", ".join(_quote(str(Path(root) / file.path)) for file in files)
@@ -77,6 +87,19 @@ def create_table_view(
         )
     con.execute(f"create view {name} as {' union all by name '.join(parts)}")
     con.execute(f"comment on view {name} is {_quote(TABLES[name].grain)}")
+
+
+def _sql_type(kind: pa.DataType) -> str:
+    """DuckDB's name of an Arrow type that the schemas use. Raises KeyError for any other."""
+    if pa.types.is_list(kind):
+        return f"{_sql_type(kind.value_type)}[]"
+    if pa.types.is_struct(kind):
+        return f"struct({', '.join(f'{_quote_name(f.name)} {_sql_type(f.type)}' for f in kind)})"
+    return _SQL_TYPES[kind]
+
+
+def _quote_name(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
 
 
 def lock_down(con: duckdb.DuckDBPyConnection, root: str | Path) -> None:

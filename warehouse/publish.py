@@ -177,8 +177,15 @@ def _run_checks(
         for column in {"round", "source_round"} & set(rows.column_names):
             if TABLES[name].by_round:
                 rounds.update(rows.column(column).unique().to_pylist())
+    checks = {
+        check: sql
+        for check, sql in catalog.load_checks().items()
+        if any(catalog.mentions(sql, name) for name in fresh)
+    }
     con = catalog.open_connection()
     for name in TABLES:
+        if not any(catalog.mentions(sql, name) for sql in checks.values()):
+            continue
         files = [file for file in live if file.table == name]
         if TABLES[name].by_round:
             files = [file for file in files if file.round in rounds]
@@ -189,9 +196,8 @@ def _run_checks(
             con.execute(
                 f"create view {name} as from live_{name} union all by name from fresh_{name}"
             )
-    for check, sql in catalog.load_checks().items():
-        if any(catalog.mentions(sql, name) for name in fresh):
-            _refuse_rows(f"{key}: check {check} found bad rows", con.sql(sql))
+    for check, sql in checks.items():
+        _refuse_rows(f"{key}: check {check} found bad rows", con.sql(sql))
 
 
 def _refuse_rows(rule: str, bad: duckdb.DuckDBPyRelation) -> None:

@@ -30,7 +30,7 @@ from pipeline.stage import Manifest, StageSpec, run_stage, split_rows
 from tests.benchmarks.figures import print_figure, print_ratio, seconds_in_turn
 from training.starter_tokenizers import bpe_classifier_tokenizer, train_bpe
 
-TEXTS, REPEATS, WINDOW, RANDOM_BATCH = 8192, 7, 512, 32
+TEXTS, REPEATS, WINDOW, RANDOM_BATCH = 16384, 5, 512, 32
 WARM_UP_TEXTS = 256
 HH = Path(__file__).parents[3] / "shared" / "data" / "hh-rlhf"
 # Words of HH's 6,211 distinct assistant turns: mean and deviation of the logarithm.

@@ -32,6 +32,17 @@ def test_an_empty_warehouse_answers_every_query_with_no_row(tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_table_without_files_has_the_types_of_one_with_files(tmp_path: Path) -> None:
+    con = connect(tmp_path)
+    for name, table in TABLES.items():
+        rows = table.schema.empty_table()
+        as_arrow = con.from_arrow(rows)
+        view = con.sql(f"from {name}")
+        assert list(zip(view.columns, view.types, strict=True)) == list(
+            zip(as_arrow.columns, as_arrow.types, strict=True)
+        )
+
+
 def test_views_hold_the_columns_and_rows_that_were_published(shared_warehouse: Path) -> None:
     con = connect(shared_warehouse)
     assert con.sql("select count(*) from rollouts").fetchall() == [(10,)]
@@ -185,14 +196,20 @@ def test_the_network_is_never_asked(tmp_path: Path) -> None:
         con.sql("from read_parquet('s3://bucket/file.parquet')")
 
 
-def test_reading_loads_nothing_heavy() -> None:
+def test_reading_loads_nothing_heavy(shared_warehouse: Path) -> None:
     code = (
         "import sys; from warehouse import catalog, publish; "
+        "print(catalog.connect(sys.argv[1]).sql('from toxicity_by_round').fetchall()[:0]); "
         "print([m for m in ('torch', 'transformers', 'apache_beam', 'vllm', 'matplotlib', 'pandas')"
         " if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(shared_warehouse)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["[]", "[]"]
 
 
 def test_an_unknown_query_lists_the_known_ones() -> None:
