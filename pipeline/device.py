@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from importlib import metadata
 from pathlib import Path
-
-logger = logging.getLogger(__name__)
 
 
 def has_cuda() -> bool:
@@ -27,10 +24,7 @@ def has_vllm() -> bool:
 
 def choose_engine(wanted: str) -> str:
     """The wanted engine, or transformers where vLLM has no wheel (macOS, Windows)."""
-    if wanted == "vllm" and not has_vllm():
-        logger.warning("vLLM is not installed here: sampling with transformers instead")
-        return "transformers"
-    return wanted
+    return "transformers" if wanted == "vllm" and not has_vllm() else wanted
 
 
 def _installed(name: str) -> bool:

@@ -17,14 +17,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 
 from pipeline import stages
 from pipeline.config import RunConfig
-from pipeline.device import choose_device
+from pipeline.device import choose_device, choose_engine
 from pipeline.progress import StageDisplay
 from pipeline.publishing import StageReport
 from pipeline.stage import staging_folder
-from pipeline.stage_process import run_in_process
+from pipeline.stage_process import run_in_process, warm_up
 from warehouse.catalog import read_table
 from warehouse.ledger import Ledger
 from warehouse.store import open_store
@@ -58,18 +59,22 @@ class Run:
         """Whether this work is in the ledger."""
         return Ledger(open_store(self.config.warehouse)).find(key) is not None
 
+    def log(self, name: str) -> Path:
+        """What the stage's process prints."""
+        base = staging_folder(self.config.warehouse, name, "").parents[1]
+        return base / "_logs" / f"{name.replace('/', '-')}.log"
+
     def stage(
         self, kind: str, name: str, target: Callable[..., StageReport], *arguments: object
     ) -> StageReport:
         """Runs one stage in its process, shows its progress, keeps its timing."""
         pattern = staging_folder(self.config.warehouse, name, "*")
-        log = pattern.parent.parent / "_logs" / f"{name.replace('/', '-')}.log"
         began = time.monotonic()
         with StageDisplay(f"{name} ({kind})", pattern):
             report, startup = run_in_process(
                 target,
                 (self.config, *arguments),
-                log=log,
+                log=self.log(name),
                 device=choose_device(self.config.device),
             )
         total = time.monotonic() - began
@@ -103,6 +108,10 @@ def run_rounds(config: RunConfig, rounds: int | None, say: Callable[[str], None]
 def prepare(config: RunConfig, say: Callable[[str], None]) -> Run:
     """Starters built, prompts ingested, base policy and labelers there: before anything else."""
     run = Run(config, say)
+    wanted = config.rollouts.engine
+    if (engine := choose_engine(wanted)) != wanted:
+        say(f"{wanted} is not installed here (it has no wheel for every system): {engine} samples.")
+    warm_up(choose_device(config.device), run.log("imports"))
     run.stage("set-up", "prepare", stages.prepare)
     return run
 

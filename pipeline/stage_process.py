@@ -59,6 +59,7 @@ _WARM = [
     "pipeline.rollouts",
     "pipeline.training_stage",
 ]
+_HAS_GROUPS = sys.platform != "win32"
 _TCMALLOC = "/usr/lib/x86_64-linux-gnu/libtcmalloc_minimal.so.4"
 
 
@@ -84,6 +85,26 @@ def context(device: str) -> Any:
     server = multiprocessing.get_context("forkserver")
     server.set_forkserver_preload(_WARM)
     return server
+
+
+def warm_up(device: str, log: Path) -> None:
+    """Starts the fork server, if stages have one; what its imports print goes to `log`."""
+    start = context(device)
+    if start.get_start_method() != "forkserver":
+        return
+    from multiprocessing import forkserver
+
+    log.parent.mkdir(parents=True, exist_ok=True)
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        # Its standard error is the one it finds when it starts: several packages complain there.
+        with log.open("ab") as file:
+            os.dup2(file.fileno(), 2)
+        forkserver.ensure_running()
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def run_in_process(
@@ -131,8 +152,10 @@ def run_in_process(
 
 
 def _kill_group(pid: int | None) -> None:
+    if pid is None or not _HAS_GROUPS:
+        return
     try:
-        os.killpg(pid or 0, signal.SIGKILL) if pid else None
+        os.killpg(pid, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):
         logger.debug("process group %s is gone", pid)
 
@@ -146,7 +169,8 @@ def _child(
     started_at: float,
 ) -> None:
     startup = time.time() - started_at
-    os.setsid()
+    if _HAS_GROUPS:
+        os.setsid()
     threading.Thread(target=_die_with_driver, args=(driver_alive,), daemon=True).start()
     _redirect_output(log)
     try:
@@ -169,7 +193,8 @@ def _die_with_driver(driver_alive: Connection) -> None:
     try:
         driver_alive.recv_bytes()
     except (EOFError, OSError):
-        os.killpg(os.getpid(), signal.SIGKILL)
+        _kill_group(os.getpid())
+        os._exit(1)
 
 
 def _redirect_output(log: str) -> None:

@@ -22,4 +22,5 @@ def warehouse(starters: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("night") / "warehouse"
     done = nights.run(root)
     (root.parent / "stdout.txt").write_text(done.stdout)
+    (root.parent / "stderr.txt").write_text(done.stderr)
     return root

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -146,6 +147,11 @@ def test_the_run_prints_the_table_three_examples_and_where_things_lie(warehouse)
     for word in ("toxicity_rate", "kl_to_reference", "Wall time", str(warehouse), "report.html"):
         assert word in text
     assert (warehouse / "report.html").read_text().count("<svg") >= 1
+
+
+def test_the_run_prints_nothing_but_progress_beside_it(warehouse):
+    lines = (warehouse.parent / "stderr.txt").read_text().splitlines()
+    assert [line for line in lines if not re.match(r"(prepare|round=\d+/\S+) \(", line)] == []
 
 
 def test_why_answers_down_to_the_raw_output_and_the_template(warehouse):
