@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from pipeline.config import RunConfig, sha256_of
+from pipeline.measures import Measured
 from pipeline.policies import base_policy, policy_of_round
 from pipeline.publishing import StageReport, code_version, publish_once
 from pipeline.stage import package_versions
@@ -21,9 +21,6 @@ from warehouse.catalog import read_table
 from warehouse.ledger import Ledger
 from warehouse.schemas import table_from_rows
 from warehouse.store import open_store
-
-if TYPE_CHECKING:
-    from pipeline.evaluation import Measured
 
 
 def kl_coefficient(config: RunConfig, round_number: int) -> float:

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.evaluation import distinct_2, kl_to_reference, text_numbers
+from pipeline.measures import distinct_2, kl_to_reference, text_numbers
 from pipeline.night import StageTiming, time_by_kind
 from warehouse.schemas import table_from_rows
 
