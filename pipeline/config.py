@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from labeling.config import LabelerConfig, RewardConfig
+from pipeline.config_errors import explain
 from training.config import TrainingConfig
 
 
@@ -237,7 +238,7 @@ def load_config(name: str, overrides: list[str] | None = None) -> RunConfig:
     try:
         return RunConfig.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(_explain(path, error)) from error
+        raise ConfigError(explain(path, raw, error, RunConfig)) from error
 
 
 def _apply(raw: dict[str, Any], override: str) -> None:
@@ -257,14 +258,3 @@ def _apply(raw: dict[str, Any], override: str) -> None:
     if not isinstance(node, dict):
         raise ConfigError(f"--set {override}: {'.'.join(parents)} holds no keys")
     node[last] = yaml.safe_load(text)
-
-
-def _explain(path: Path, error: ValidationError) -> str:
-    lines = []
-    for item in error.errors():
-        where = ".".join(str(part) for part in item["loc"]) or "config"
-        message = item["msg"].removeprefix("Value error, ")
-        if item["type"] == "extra_forbidden":
-            message = "unknown key; see the README for the keys there are"
-        lines.append(f"{path}: {where}: {message}")
-    return "\n".join(lines)

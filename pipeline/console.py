@@ -127,8 +127,8 @@ def print_times(timings: Sequence[StageTiming]) -> None:
 
     spent = time_by_kind(list(timings))
     total = sum(spent.values()) or 1.0
-    parts = ", ".join(f"{k} {v:.1f} s ({v / total:.0%})" for k, v in _largest_first(spent))
-    print(f"\nWall time {total:.0f} s: {parts}")
+    shown = (f"{k} {v:.1f} s ({v / total:.0%})" for k, v in _largest_first(spent) if v >= 0.5)
+    print(f"\nWall time {total:.0f} s: {', '.join(shown)}")
 
 
 def _largest_first(spent: dict[str, float]) -> Iterator[tuple[str, float]]:

@@ -70,7 +70,7 @@ def evaluate(config: RunConfig, round_number: int, facts: tuple[datetime, str]) 
     key = f"round={round_number}/evaluation"
     # No `round=` here: the commit holds numbers of round r and the row of night r - 1.
     publish_once(config, key, tables, round_number=None)
-    return StageReport(key, rows=len(measured), load_seconds=load_seconds)
+    return StageReport(key, made=len(measured), unit="numbers", load_seconds=load_seconds)
 
 
 def toxicity_numbers(config: RunConfig, round_number: int) -> list[Measured]:

@@ -185,7 +185,8 @@ def time_by_kind(timings: list[StageTiming]) -> dict[str, float]:
     """Where the wall time went, in seconds: start-up and loading apart from the work itself."""
     spent: dict[str, float] = {}
     for timing in timings:
-        parts = {"imports and processes": timing.startup, "model loading": timing.load}
+        loading = "starter models" if timing.kind == "set-up" else "model loading"
+        parts = {"imports and processes": timing.startup, loading: timing.load}
         if timing.kind in ("sampling", "labelling", "training"):
             parts[timing.kind] = timing.work
             parts["everything else"] = timing.total - timing.startup - timing.load - timing.work
@@ -197,7 +198,8 @@ def time_by_kind(timings: list[StageTiming]) -> dict[str, float]:
 
 
 def _line(name: str, report: StageReport, timing: StageTiming) -> str:
-    rate = f", {report.rows / timing.work:.0f}/s" if report.rows and timing.work else ""
+    made = f"   {report.made} {report.unit}" if report.made else ""
+    rate = f", {report.made / timing.work:.0f}/s" if report.made and timing.work else ""
     dead = f", {report.dead} dead letters" if report.dead else ""
     notes = "".join(f", {key} {value}" for key, value in report.notes.items())
-    return f"  {name:<38} {timing.total:6.1f} s   {report.rows} rows{rate}{dead}{notes}"
+    return f"  {name:<38} {timing.total:6.1f} s{made}{rate}{dead}{notes}"

@@ -20,11 +20,16 @@ from warehouse.publish import publish, read_staged
 
 @dataclass(frozen=True)
 class StageReport:
-    """What a stage did, in counts and seconds; `load` is models, `work` what the stage is for."""
+    """What a stage did, in counts and seconds; `load` is models, `work` what the stage is for.
+
+    `rows` went in and `dead` of them failed beside them; `made` `unit`s came out.
+    """
 
     key: str
     rows: int = 0
     dead: int = 0
+    made: int = 0
+    unit: str = "rows"
     tokens: int = 0
     load_seconds: float = 0.0
     work_seconds: float = 0.0
@@ -56,6 +61,8 @@ def publish_stage(
         key=key,
         rows=sum(m.rows_ok for m in manifests),
         dead=sum(m.rows_dead for m in manifests),
+        made=sum(m.rows_out for m in manifests),
+        unit=spec.unit,
         tokens=sum(m.tokens for m in manifests),
         load_seconds=sum(m.load_seconds for m in manifests),
         work_seconds=sum(m.work_seconds for m in manifests),

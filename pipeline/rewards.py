@@ -89,7 +89,7 @@ def reward(config: RunConfig, round_number: int) -> StageReport:
     rewards = compute_rewards(rollouts, labels, config.reward, scale, required)
     key = f"round={round_number}/rewards"
     publish_once(config, key, {"rewards": rewards}, round_number=round_number)
-    return StageReport(key, rows=rewards.num_rows)
+    return StageReport(key, made=rewards.num_rows, unit="rewards")
 
 
 def frozen_scale(config: RunConfig) -> RewardScale:

@@ -61,7 +61,7 @@ def _prepare(config: RunConfig) -> StageReport:
     if result.duplicates:
         notes["duplicates"] = str(result.duplicates)
     count = result.train + result.holdout
-    return StageReport("prepare", rows=count, load_seconds=loaded, notes=notes)
+    return StageReport("prepare", made=count, unit="prompts", load_seconds=loaded, notes=notes)
 
 
 def generate(config: RunConfig, round_number: int, purpose: str) -> StageReport:

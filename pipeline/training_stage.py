@@ -81,7 +81,8 @@ def train(config: RunConfig, round_number: int) -> StageReport:
     shutil.rmtree(folder, ignore_errors=True)
     return StageReport(
         name,
-        rows=len(rows.rollout_ids),
+        made=len(rows.rollout_ids),
+        unit="rollouts",
         load_seconds=loaded - started,
         work_seconds=work_seconds,
         notes={k: f"{outcome.summary[k]:.3g}" for k in _SHOWN if k in outcome.summary},

@@ -91,7 +91,7 @@ def refuse(
     key = f"round={round_number}/acceptance/{label_set[:16]}"
     rounds = table_from_rows("rounds", [row])
     publish_once(config, key, {"rounds": rounds}, round_number=round_number)
-    return StageReport(key, rows=1, notes={"refused": reason})
+    return StageReport(key, notes={"refused": reason})
 
 
 def _row(config: RunConfig, round_number: int, facts: tuple[datetime, str]) -> dict[str, object]:

@@ -18,7 +18,7 @@ from pipeline.night import StageTiming, run_rounds, time_by_kind
 from tests.benchmarks.figures import build_starters_once, print_figure
 
 WORK = ("sampling", "labelling", "training")
-APART = ("imports and processes", "model loading")
+APART = ("imports and processes", "model loading", "starter models")
 QUERY, COLD_STARTS = "select * from toxicity_by_round", 5
 
 

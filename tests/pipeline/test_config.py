@@ -15,7 +15,15 @@ def test_shipped_configurations_are_valid(name: str):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("training.learing_rate=1e-4", "training.learing_rate: unknown key"),
+        (
+            "training.learing_rate=1e-4",
+            "training.learing_rate: unknown key, did you mean learning_rate? there are: ada",
+        ),
+        ("labelers.metric.rubrik=x", "labelers.metric.rubrik: unknown key; there are: activation"),
+        ("labelers.helpful-judge.rubrik=x", "labelers.helpful-judge.rubrik: unknown key, did you"),
+        ("labelers.helpful-judge.engine={kind: vllm, modle: x}", "engine.modle: unknown key, did"),
+        ("reward.terms.toxicity={wieght: 1}", "reward.terms.toxicity.wieght: unknown key, did"),
+        ("prompt={}", "demo.yaml: prompt: unknown key, did you mean prompts? there are: beam,"),
         ("rollouts.temperature=0.7", "rollouts: {'temperature': 0.7} samples from another"),
         ("rollouts.top_p=0.9", "could not be corrected in PPO"),
         ("beam.runner=DirectRunner", "tries to download"),
