@@ -1,0 +1,84 @@
+"""Judges that write: what an engine offers that takes messages and gives back text.
+
+Remote endpoints (OpenAI-compatible, Bedrock) and anything else that cannot be asked for token
+probabilities over a whole vocabulary. Not here: what is asked and how an answer is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True)
+class ChatRequest:
+    """One call. `key` is the caller's, unique in its batch, and comes back with the answer.
+
+    `messages` have role (system, user, assistant) and content; `schema` asks for JSON that fits
+    it; `top_logprobs` asks for that many alternatives of the first token, where offered.
+    """
+
+    key: str
+    messages: tuple[Mapping[str, str], ...]
+    max_tokens: int
+    temperature: float = 0.0
+    seed: int | None = None
+    schema: Mapping[str, Any] | None = None
+    top_logprobs: int | None = None
+
+
+@dataclass(frozen=True)
+class ChatAnswer:
+    """What came back of one call, after its retries.
+
+    `status`: ok (there is text, whatever it says), empty, truncated (cut off by max_tokens; the
+    text is what there is), filtered, timeout, throttled, error. Only `ok` may be read for a score.
+    Token counts are the endpoint's; None where it said nothing. `first_token_logprobs`: token text
+    -> log-probability in nats, None where not offered. Seconds are wall time: `seconds` of the last
+    attempt, `queued_seconds` all that was waited for before it (slots, budget, backoff).
+    """
+
+    key: str
+    status: str
+    text: str | None = None
+    stop_reason: str | None = None
+    first_token_logprobs: Mapping[str, float] | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cached_input_tokens: int | None = None
+    cost_usd: float | None = None
+    price_table_version: str | None = None
+    model: str | None = None
+    request_id: str | None = None
+    error_type: str | None = None
+    error_message: str | None = None
+    retries: int = 0
+    seconds: float = 0.0
+    queued_seconds: float = 0.0
+
+
+class BudgetSpent(RuntimeError):
+    """The next call would exceed the budget: nothing of it was sent; what was paid for is kept."""
+
+
+class ChatEngine(Protocol):
+    """Sends requests. `name`, `version` and `model` go into every label row."""
+
+    name: str
+    version: str
+    model: str
+
+    def complete(
+        self, requests: Sequence[ChatRequest], done: Callable[[ChatAnswer], None] | None = None
+    ) -> list[ChatAnswer]:
+        """One answer per request, in their order; a failed call is an answer with its status.
+
+        `done` gets every answer as it arrives. Raises BudgetSpent once everything in flight has
+        arrived, and LabelingError where the endpoint refuses everybody (credentials, model name).
+        """
+        ...
+
+    def close(self) -> None:
+        """Closes connections."""
+        ...
