@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -166,7 +165,7 @@ class RolloutWorker:
                 dead.append(self._dead_letter(row, error))
         seeds = [prompt_seed(settings.seed, settings.round, r["prompt_id"]) for r, _ in ready]
         sampled = self._sampler.sample(
-            [ids for _, ids in ready], seeds, settings.samples, limit, _adder(progress)
+            [ids for _, ids in ready], seeds, settings.samples, limit, progress.advance
         )
         rollouts: list[dict[str, object]] = []
         for (row, ids), seed, outcome in zip(ready, seeds, sampled, strict=True):
@@ -248,10 +247,6 @@ class RolloutWorker:
     def close(self) -> None:
         """Frees the engine."""
         self._sampler.close()
-
-
-def _adder(progress: Heartbeat) -> Callable[[int], None]:
-    return progress.advance
 
 
 def render_prompt(tokenizer: Any, messages_json: str) -> list[int]:

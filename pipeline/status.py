@@ -55,7 +55,7 @@ def answer(
         relation = con.sql(text)
     if number is not None:
         if "round" not in relation.columns:
-            raise WarehouseError(f"query {name} has no column round; there are {query_names()}")
+            raise WarehouseError(f"query {name} spans the rounds; leave --round out")
         relation = relation.filter(f"round = {number:d}")
     style = style or ("long" if name in _LONG_QUERIES else "table")
     if style == "long":

@@ -1,8 +1,8 @@
 """PPO over one stored round: from a folder with a policy to a folder with a better one.
 
-The order: reference and proximal log-probs once, parity gate, epochs over
-shuffled minibatches, save. Everything is checked before anything is written, and on a CPU the same
-rows give the same weights, bit for bit.
+The order: reference and proximal log-probs once, parity gate, epochs over shuffled minibatches,
+save. Everything is checked before anything is written, and on a CPU the same rows give the same
+weights, bit for bit.
 Not here: which rows train (dataset.py), the epochs (ppo_steps.py), the formulas (ppo.py),
 publishing (pipeline).
 """

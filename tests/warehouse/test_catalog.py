@@ -23,11 +23,12 @@ def test_an_empty_warehouse_answers_every_query_with_no_row(tmp_path: Path) -> N
     con = connect(tmp_path)
     for name in TABLES:
         assert con.sql(f"from {name}").fetchall() == []
+    views = {name for (name,) in con.sql("select view_name from duckdb_views()").fetchall()}
     for name in query_names():
         sql = load_query(name)
         params = {"rollout": "0-p1-0"} if "$rollout" in sql else None
         assert con.sql(sql, params=params).fetchall() == []
-        if params is None:
+        if name in views:
             assert con.sql(f"from {name}").fetchall() == []
     assert list(tmp_path.iterdir()) == []
 

@@ -1,0 +1,34 @@
+-- one row per round and labeler that changed within the round: was one instrument used?
+-- More than one revision, template, model revision, sampling or backend version among the final
+-- labels of one criterion, mode and principle. An empty value counts as one of its own.
+with
+
+counts as (
+
+    select
+        round,
+        labeler,
+        criterion,
+        mode,
+        principle,
+        count(*) as labels,
+        count(distinct revision) as revisions,
+        count(distinct coalesce(template_sha256, '')) as templates,
+        count(distinct model_revision) as model_revisions,
+        count(distinct coalesce(sampling_json, '')) as samplings,
+        count(distinct backend_version) as backend_versions,
+    from current_labels
+    group by round, labeler, criterion, mode, principle
+
+),
+
+final as (
+
+    select *
+    from counts
+    where greatest(revisions, templates, model_revisions, samplings, backend_versions) > 1
+    order by round, labeler, criterion, mode, principle
+
+)
+
+select * from final
