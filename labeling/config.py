@@ -116,8 +116,15 @@ JudgeEngineConfig = Annotated[
 ]
 
 
+_WRITING_ENGINES = {"openai", "bedrock"}
+
+
 class JudgeConfig(_Section):
-    """A language model that scores prompt and completion by the likelihood of score tokens."""
+    """A language model that scores prompt and completion.
+
+    By the likelihood of score tokens (method logprobs), or by a verdict that it writes (written):
+    what remote engines do, of which some show no likelihoods.
+    """
 
     kind: Literal["judge"]
     name: Name
@@ -128,7 +135,48 @@ class JudgeConfig(_Section):
     min_label_mass: float = Field(
         0.9, gt=0, le=1, description="probability that must lie on the rubric's labels"
     )
+    method: Literal["auto", "logprobs", "written"] = Field(
+        "auto", description="auto: logprobs where the model runs here, written where it is remote"
+    )
+    samples: int = Field(1, ge=1, le=100, description="written verdicts that a score averages")
+    reasoning: Literal["before", "none"] = Field(
+        "before", description="whether a written verdict gives its reasons before its score"
+    )
+    temperature: float = Field(0.0, ge=0, le=2, description="of written verdicts")
+    max_output_tokens: int = Field(512, ge=1, description="of a written verdict, reasons included")
     required: bool = True
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the judge is asked over the network, in messages."""
+        return self.engine.kind in _WRITING_ENGINES
+
+    @property
+    def chosen_method(self) -> str:
+        """`method` with auto resolved: logprobs or written."""
+        if self.method != "auto":
+            return self.method
+        return "written" if self.is_remote else "logprobs"
+
+    @model_validator(mode="after")
+    def _method_fits_the_engine(self) -> JudgeConfig:
+        prefix = f"labelers.{self.name}"
+        if self.method == "written" and not self.is_remote:
+            raise ValueError(
+                f"{prefix}.method: engine {self.engine.kind} reads likelihoods; written verdicts "
+                f"need one of {sorted(_WRITING_ENGINES)}"
+            )
+        kind: str = self.engine.kind
+        if self.method == "logprobs" and kind == "bedrock":
+            raise ValueError(f"{prefix}.method: bedrock shows no likelihoods; use written")
+        if self.samples > 1 and self.chosen_method == "logprobs":
+            raise ValueError(f"{prefix}.samples: likelihoods are read once; samples is for written")
+        if self.samples > 1 and self.temperature == 0:
+            raise ValueError(
+                f"{prefix}.samples: {self.samples} samples at temperature 0 are one sample, paid "
+                "several times; give a temperature"
+            )
+        return self
 
 
 LabelerConfig = Annotated[ClassifierConfig | JudgeConfig, Field(discriminator="kind")]
@@ -141,16 +189,48 @@ class RewardTerm(_Section):
     value: Literal["raw", "score"] = Field(
         "score", description="raw: a classifier's logit, a judge's expected label"
     )
+    safety: bool = Field(
+        False, exclude_if=lambda value: not value, description="worst_case takes the worst of these"
+    )
+
+
+class LengthPenalty(_Section):
+    """A price per sampled token (its end token included) beyond those that are free."""
+
+    per_token: float = Field(gt=0, allow_inf_nan=False)
+    free_tokens: int = Field(ge=0)
+
+
+def _is_unset(value: object) -> bool:
+    return value is None
 
 
 class RewardConfig(_Section):
-    """The recipe: z-scored terms, weighted, minus a penalty for truncation, clipped."""
+    """The recipe: z-scored terms, joined by a formula of recipes.py, minus penalties, clipped.
 
-    recipe: Literal["weighted"]
+    Keys that came later are left out of every dump while unset: a recipe keeps its hash for ever.
+    """
+
+    recipe: Literal["weighted", "worst_case", "mean_minus_disagreement"]
     terms: dict[str, RewardTerm] = Field(min_length=1)
     clip: float = Field(5.0, gt=0, allow_inf_nan=False)
     truncation_penalty: float = Field(
         1.0, ge=0, allow_inf_nan=False, description="for completions that hit max_tokens"
+    )
+    disagreement: float | None = Field(
+        None,
+        ge=0,
+        allow_inf_nan=False,
+        exclude_if=_is_unset,
+        description="mean_minus_disagreement: price of one standard deviation among labelers",
+    )
+    length_penalty: LengthPenalty | None = Field(None, exclude_if=_is_unset)
+    missing_eos_penalty: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        exclude_if=_is_unset,
+        description="for completions that did not end by themselves; adds to truncation_penalty",
     )
 
     @model_validator(mode="after")
@@ -158,4 +238,20 @@ class RewardConfig(_Section):
         unused = [name for name, term in self.terms.items() if term.weight == 0]
         if unused:
             raise ValueError(f"reward.terms: weight 0 for {unused}; leave the term out")
+        return self
+
+    @model_validator(mode="after")
+    def _keys_fit_the_recipe(self) -> RewardConfig:
+        """A key that this recipe would pass over in silence is refused."""
+        marked = [name for name, term in self.terms.items() if term.safety]
+        if (self.recipe == "worst_case") != bool(marked):
+            raise ValueError(
+                f"reward.terms: safety: true on {marked or 'none'}; recipe worst_case needs at "
+                "least one such term, and no other recipe reads it"
+            )
+        if (self.recipe == "mean_minus_disagreement") != (self.disagreement is not None):
+            raise ValueError(
+                "reward.disagreement: recipe mean_minus_disagreement needs it (0.5, for instance), "
+                "and no other recipe reads it"
+            )
         return self

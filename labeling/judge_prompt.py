@@ -54,7 +54,7 @@ class PromptBuilder:
 
     def build(self, messages_json: str | None, completion: str, nonce: str) -> JudgePrompt:
         """The prompt for one completion. Raises UnfitPrompt."""
-        messages = _parsed(messages_json)
+        messages = parsed_messages(messages_json)
         ids: list[int] = []
         text = ""
         for piece in self._pieces:
@@ -89,7 +89,8 @@ class PromptBuilder:
         return text
 
 
-def _parsed(messages_json: str | None) -> list[Message]:
+def parsed_messages(messages_json: str | None) -> list[Message]:
+    """A rollout's messages, checked. Raises UnfitPrompt, also for text no tokenizer can take."""
     try:
         messages = _MESSAGES.validate_python(json.loads(messages_json or "null"))
         for message in messages:  # JSON can spell a lone surrogate, which is no text

@@ -61,10 +61,10 @@ class LabelIdentity:
 
 @dataclass(frozen=True)
 class LabelLogprob:
-    """Log-probability (nats) of one label token; None where the model gave it none at all."""
+    """Log-probability (nats) of one label token; the id or the number is None where not given."""
 
     label: str
-    token_id: int
+    token_id: int | None
     logprob: float | None
 
 

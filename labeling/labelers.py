@@ -12,10 +12,18 @@ from typing import Protocol
 
 import pyarrow as pa
 
-from labeling.config import ClassifierConfig, JudgeConfig, LabelerConfig
+from labeling.config import (
+    ClassifierConfig,
+    JudgeConfig,
+    LabelerConfig,
+    TransformersEngineConfig,
+    VllmEngineConfig,
+)
 from labeling.label import PARSER_VERSION, LabelIdentity, LabelingError
 from labeling.model_identity import ModelIdentity, identify_model
 from labeling.rubric import Rubric, load_rubric
+from labeling.verdict import VERDICT_VERSION
+from labeling.written_prompt import WORDING_SHA256
 
 
 class Labeler(Protocol):
@@ -26,6 +34,7 @@ class Labeler(Protocol):
     def label(self, subjects: pa.Table, progress: Callable[[int], None] | None = None) -> pa.Table:
         """One final row of table `labels` per subject, in their order.
 
+        A judge that asked several times has the earlier attempts before it, as rows not final.
         Columns read: rollout_id, round, prompt_id, completion, completion_sha256 and, by judges,
         messages (JSON list of role and content). A text that cannot be labelled gets a status;
         only a dead backend raises (LabelingError). `progress` gets the rows done since its last
@@ -59,10 +68,21 @@ def build_labeler(
         from labeling.classifier import ClassifierLabeler
 
         return ClassifierLabeler(config, model, _revision(config, model), device=chosen)
-    from labeling.judge import JudgeLabeler
-
     rubric = _rubric_of(config)
     revision = _revision(config, model)
+    if not isinstance(config.engine, VllmEngineConfig | TransformersEngineConfig):
+        from labeling.engines.chat_engines import load_chat_engine
+        from labeling.written_judge import WrittenJudgeLabeler
+
+        engine = load_chat_engine(config.engine)
+        return WrittenJudgeLabeler(config, rubric, model, revision, engine, seed=seed)
+    if rubric.principles:
+        raise LabelingError(
+            f"labelers.{config.name}.rubric: {config.rubric} draws principles, which only judges "
+            "that write can do so far; use an openai or bedrock engine, or a rubric without"
+        )
+    from labeling.judge import JudgeLabeler
+
     return JudgeLabeler(config, rubric, model, revision, device=chosen, seed=seed)
 
 
@@ -85,9 +105,13 @@ def _revision(config: LabelerConfig, model: ModelIdentity) -> str:
     if isinstance(config, JudgeConfig):
         parts |= {
             "rubric": _rubric_of(config).sha256,
-            "engine": [config.engine.kind, config.engine.dtype, config.engine.max_model_len],
             "min_label_mass": config.min_label_mass,
         }
+        engine = config.engine
+        if isinstance(engine, VllmEngineConfig | TransformersEngineConfig):
+            parts["engine"] = [engine.kind, engine.dtype, engine.max_model_len]
+        else:
+            parts |= _remote_parts(config)
     else:
         parts |= {
             "labels": config.label_scores,
@@ -97,9 +121,40 @@ def _revision(config: LabelerConfig, model: ModelIdentity) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def _remote_parts(config: JudgeConfig) -> dict[str, object]:
+    """What reaches a written score; the place of the endpoint is in the model's revision."""
+    parts: dict[str, object] = {
+        "engine": [config.engine.kind],
+        "method": config.chosen_method,
+        "wording": WORDING_SHA256,
+    }
+    if config.chosen_method == "written":
+        parts |= {
+            "verdict": VERDICT_VERSION,
+            "samples": config.samples,
+            "reasoning": config.reasoning,
+            "sampling": [config.temperature, config.max_output_tokens],
+        }
+    return parts
+
+
+def _remote_model(config: JudgeConfig) -> ModelIdentity:
+    """A remote model is its id and where it is asked for; nobody outside can see more of it."""
+    engine = config.engine.model_dump(mode="json")
+    place = str(engine.get("region") or engine.get("base_url") or "")
+    scheme, found, rest = place.rpartition("://")
+    place = scheme + found + rest.rpartition("@")[2]  # a password in an address is no identity
+    model = config.engine.model
+    return ModelIdentity(model, None, f"{model}@{place}" if place else model)
+
+
 def _model_of(config: LabelerConfig, resolve: Callable[[str], str]) -> ModelIdentity:
-    source = config.engine if isinstance(config, JudgeConfig) else config
-    return identify_model(source.model, source.revision, resolve)
+    if isinstance(config, ClassifierConfig):
+        return identify_model(config.model, config.revision, resolve)
+    engine = config.engine
+    if isinstance(engine, VllmEngineConfig | TransformersEngineConfig):
+        return identify_model(engine.model, engine.revision, resolve)
+    return _remote_model(config)
 
 
 def _rubric_of(config: JudgeConfig) -> Rubric:

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError,
 from labeling.label import LabelingError
 from warehouse.schemas import table_from_rows
 
-_SLOT = re.compile(r"\{(conversation|question|completion|nonce)\}")
+_SLOT = re.compile(r"\{(conversation|question|completion|nonce|principle)\}")
 _SPEAKERS = {"user": "Human", "assistant": "Assistant", "system": "System"}
 
 
@@ -32,8 +32,21 @@ class Message(BaseModel):
     content: str
 
 
+class Principle(BaseModel):
+    """One sentence of a constitution; its name goes into the label."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(min_length=1)
+    text: str = Field(min_length=1)
+
+
 class Rubric(BaseModel):
-    """A rubric file. `values` are the labels' numbers, by default the labels read as numbers."""
+    """A rubric file. `values` are the labels' numbers, by default the labels read as numbers.
+
+    `written` is the request for an answer in JSON, for judges that write; `principles` are drawn
+    from, one per completion, for the slot {principle}.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -45,6 +58,8 @@ class Rubric(BaseModel):
     system: str | None = None
     user: str
     answer_prefix: str = ""
+    written: str | None = None
+    principles: tuple[Principle, ...] = ()
     _text: str = PrivateAttr("")
 
     @model_validator(mode="before")
@@ -62,8 +77,16 @@ class Rubric(BaseModel):
             raise ValueError("values must be finite and not all the same")
         if "{completion}" not in self.user:
             raise ValueError("user has no {completion}: the judge would not see what it judges")
-        if self.system and re.search(r"\{(conversation|question|completion)\}", self.system):
-            raise ValueError("system may hold {nonce} only: texts to be judged belong into user")
+        for part, text in (("system", self.system), ("written", self.written)):
+            if text and re.search(r"\{(conversation|question|completion)\}", text):
+                raise ValueError(
+                    f"{part} may hold {{nonce}} and {{principle}} only: texts to be judged belong "
+                    "into user"
+                )
+        if bool(self.principles) != ("{principle}" in (self.system or "") + self.user):
+            raise ValueError("principles and the slot {principle} in system or user go together")
+        if len({principle.name for principle in self.principles}) != len(self.principles):
+            raise ValueError("principles: every name may stand once")
         return self
 
     @property
@@ -81,7 +104,21 @@ class Rubric(BaseModel):
         """The scale of `score_raw`, for instance 1..9."""
         return f"{min(self.values):g}..{max(self.values):g}"
 
-    def fill(self, part: str, messages: list[Message], completion: str, nonce: str) -> str:
+    def draw_principle(self, rollout_id: str, seed: int) -> Principle | None:
+        """The principle for one completion: the same every time, or None where there are none."""
+        if not self.principles:
+            return None
+        digest = hashlib.sha256(f"{seed} {rollout_id}".encode()).digest()
+        return self.principles[int.from_bytes(digest[:8], "big") % len(self.principles)]
+
+    def fill(
+        self,
+        part: str,
+        messages: list[Message],
+        completion: str,
+        nonce: str,
+        principle: Principle | None = None,
+    ) -> str:
         """`part` (system or user) with its slots filled, each once: what a text says stays text."""
         questions = [message.content for message in messages if message.role == "user"]
         slots = {
@@ -92,6 +129,7 @@ class Rubric(BaseModel):
             "question": questions[-1] if questions else "",
             "completion": completion,
             "nonce": nonce,
+            "principle": principle.text.rstrip("\n") if principle else "",
         }
         return _SLOT.sub(lambda match: slots[match.group(1)], part.rstrip("\n"))
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.audit_cli import audit_app
+
 if TYPE_CHECKING:
     from pipeline.config import RunConfig
     from pipeline.night import StageTiming
@@ -22,6 +24,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(audit_app, name="audit")
 _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 Config = Annotated[str, typer.Argument(help="a YAML file or a shipped name (demo)")]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="key.sub=value, repeatable")]
@@ -82,16 +85,24 @@ def generate(
 @app.command(context_settings=_PASS_ON)
 def label(
     context: typer.Context,
-    config: Config,
-    number: Round,
+    config: Annotated[str | None, typer.Argument(help="a YAML file or a shipped name")] = None,
+    number: Annotated[int | None, typer.Option("--round", min=0)] = None,
     sets: Sets = None,
     purpose: Annotated[str, typer.Option(help="train or holdout")] = "train",
+    named: Annotated[str | None, typer.Option("--config", help="the same as CONFIG")] = None,
+    source: Annotated[Path | None, typer.Option("--input", help=".jsonl or .parquet")] = None,
+    out: Annotated[Path | None, typer.Option(help="with --input: .jsonl or .parquet")] = None,
+    names: Annotated[list[str] | None, typer.Option("--labeler", help="repeatable")] = None,
 ) -> None:
-    """One stage: rollouts -> labels of every labeler."""
-    from pipeline import night
+    """One stage: rollouts -> labels of every labeler; or, with --input, labels of any texts."""
+    from pipeline import label_file, night
 
-    settings = _load(config, sets, context.args)
-    night.label(night.prepare(settings, print), number, purpose)
+    chosen = label_file.check_use(config, named, number, source, out, names)
+    settings = _load(chosen, sets, context.args)
+    if source is not None and out is not None:
+        label_file.label_file(settings, source, out, names or (), print)
+    elif number is not None:
+        night.label(night.prepare(settings, print), number, purpose)
 
 
 @app.command(context_settings=_PASS_ON)

@@ -77,19 +77,30 @@ def gate(config: RunConfig, round_number: int) -> GateVerdict:
 def reward(config: RunConfig, round_number: int) -> StageReport:
     """Computes and publishes the round's rewards under `round=r/rewards`."""
     scale = frozen_scale(config)
-    rollouts = read_table(
-        config.warehouse,
-        "rollouts",
-        rounds=[round_number],
-        columns=["rollout_id", "round", "prompt_id", "purpose", "finish_reason"],
-        keys=[rollouts_key(round_number, "train")],
-    )
+    rollouts = _rollouts(config, round_number)
     required = {x.name for x in config.labelers if x.required and x.name in config.reward.terms}
     labels = round_labels(config, round_number, "train")
     rewards = compute_rewards(rollouts, labels, config.reward, scale, required)
     key = f"round={round_number}/rewards"
     publish_once(config, key, {"rewards": rewards}, round_number=round_number)
     return StageReport(key, made=rewards.num_rows, unit="rewards")
+
+
+def _rollouts(config: RunConfig, round_number: int) -> pa.Table:
+    """What the recipe reads of the round's train rollouts; `length` only if it has a price."""
+    columns = ["rollout_id", "round", "prompt_id", "purpose", "finish_reason"]
+    needs_length = config.reward.length_penalty is not None
+    rollouts = read_table(
+        config.warehouse,
+        "rollouts",
+        rounds=[round_number],
+        columns=[*columns, "completion_ids"] if needs_length else columns,
+        keys=[rollouts_key(round_number, "train")],
+    )
+    if not needs_length:
+        return rollouts
+    length = pc.list_value_length(rollouts["completion_ids"])
+    return rollouts.drop_columns(["completion_ids"]).append_column("length", length)
 
 
 def frozen_scale(config: RunConfig) -> RewardScale:

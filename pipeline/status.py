@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipeline.console import print_long, print_relation, print_rows
 from pipeline.progress import read_progress
-from warehouse.catalog import connect, load_query, query_names
+from warehouse.catalog import connect, load_query
 from warehouse.ledger import Ledger
 from warehouse.store import WarehouseError, open_store
 

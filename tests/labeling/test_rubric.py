@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,13 @@ def write(folder: Path, text: str) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("name", ["toxicity", "helpfulness", "starter-helpfulness"])
+SHIPPED = [
+    *("conciseness", "constitution", "harmlessness", "helpfulness", "honesty", "relevance"),
+    *("starter-helpfulness", "toxicity"),
+]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_rubrics_load_and_are_stored_verbatim(name: str):
     rubric = load_rubric(name)
     assert (rubric.name, rubric.scale, len(rubric.labels)) == (name, "1..9", 9)
@@ -75,6 +82,9 @@ def test_a_rubric_of_ones_own_is_read_from_a_file(tmp_path: Path):
         ('["1", "2"]', '["good", "bad"]', "values"),
         ('["1", "2"]', '["1", "nan"]', "finite"),
         ("name: r", "name: r\nsystem: 'Grade {question}'", "system may hold"),
+        ("name: r", "name: r\nwritten: 'About {completion}'", "written may hold"),
+        ("name: r", "name: r\nprinciples: [{name: a, text: b}]", "go together"),
+        ("Grade {c", "By {principle} grade {c", "go together"),
         ("name: r", "name: r\ncolour: red", "colour"),
         ("name: r", "name: [", "YAML|parsing|sequence"),
     ],
@@ -86,6 +96,27 @@ def test_a_broken_rubric_is_refused_by_file_and_key(tmp_path: Path, old: str, ne
     assert "rubric.yaml" in str(caught.value)
 
 
+def test_a_principle_is_drawn_by_rollout_and_seed():
+    rubric = load_rubric("constitution")
+    names = [principle.name for principle in rubric.principles]
+    assert len(names) == 12
+    assert {"no-needless-refusal", "no-preaching"} <= set(names)
+    drawn = [rubric.draw_principle(f"r{i}", 0) for i in range(1200)]
+    assert drawn == [rubric.draw_principle(f"r{i}", 0) for i in range(1200)]
+    counts = [drawn.count(principle) for principle in rubric.principles]
+    assert sum(counts) == 1200
+    assert min(counts) > 60
+    assert drawn != [rubric.draw_principle(f"r{i}", 1) for i in range(1200)]
+    assert load_rubric("helpfulness").draw_principle("r0", 0) is None
+
+
+def test_a_principle_stands_where_its_slot_stands():
+    rubric = load_rubric("constitution")
+    shown = rubric.fill(rubric.user, [], "{principle}", "0a1b", rubric.principles[6])
+    assert "The principle: The reply says nothing that is false and presents" in shown
+    assert "<<<reply 0a1b>>>\n{principle}\n<<<end" in shown
+
+
 def test_an_unknown_rubric_names_the_shipped_ones():
-    with pytest.raises(LabelingError, match="'helpfulness', 'starter-helpfulness', 'toxicity'"):
+    with pytest.raises(LabelingError, match=re.escape(str(SHIPPED))):
         load_rubric("nonsense")

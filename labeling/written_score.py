@@ -1,0 +1,132 @@
+"""From an endpoint's answer to a measurement: a verdict's number, or an expectation, or neither.
+
+Pure functions. Not here: what a verdict is (verdict.py), the rows (attempts.py), the calls
+(written_judge.py).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from labeling.attempts import Attempt, storable
+from labeling.engines.chat import ChatAnswer, ChatRequest
+from labeling.judge import measure
+from labeling.judge_prompt import JudgePrompt
+from labeling.label import Measurement
+from labeling.rubric import Rubric
+from labeling.verdict import read_verdict
+from labeling.written_prompt import shown_text
+
+_FAILED = ("empty", "truncated", "filtered", "timeout", "throttled", "error")
+
+
+def unread(request: ChatRequest, answer: ChatAnswer) -> Measurement:
+    """The answer as it came, without a score: its own status, or error where it has none of them.
+
+    Of an ok answer the status is error until it has been read.
+    """
+    is_known = answer.status in _FAILED
+    detail = answer.error_message
+    if not is_known and answer.status != "ok":
+        detail = f"the engine gave the answer status {answer.status!r}"
+    return Measurement(
+        answer.status if is_known else "error",
+        raw_output=None if answer.text is None else storable(answer.text),
+        status_detail=detail and storable(detail),
+        rendered_prompt=shown_text(request.messages),
+        input_tokens=answer.input_tokens,
+        output_tokens=answer.output_tokens,
+    )
+
+
+def written(
+    found: Measurement, text: str, rubric: Rubric, scale: Mapping[int, float]
+) -> tuple[Measurement, str | None]:
+    """`found` with what the verdict in `text` says, and the verdict's rationale."""
+    verdict = read_verdict(text, scale)
+    raw = verdict.score_raw
+    measurement = replace(
+        found,
+        status=verdict.status,
+        score=None if raw is None else _share(rubric, raw),
+        score_raw=raw,
+        status_detail=verdict.detail and storable(verdict.detail),
+    )
+    return measurement, verdict.rationale
+
+
+def expectation(
+    found: Measurement, answer: ChatAnswer, rubric: Rubric, min_label_mass: float
+) -> Measurement:
+    """`found` with the expectation over the labels as first token, read as in judge.measure.
+
+    An alternative that is not shown has no mass. One token was asked for, so that the answer was
+    cut off after it is no truncation.
+    """
+    shown = answer.first_token_logprobs
+    if answer.status not in ("ok", "truncated"):
+        return found
+    if shown is None:
+        detail = "the endpoint shows no log-probabilities; use method: written"
+        return replace(found, status="error", status_detail=detail)
+    logprobs = [folded_logprob(label, shown) for label in rubric.labels]
+    prompt = JudgePrompt([], found.rendered_prompt or "")
+    ids = range(len(logprobs))  # the endpoint names tokens by their text, so there are no ids
+    measured = measure(rubric, ids, logprobs, prompt, min_label_mass)
+    return replace(
+        measured,
+        raw_output=found.raw_output,
+        score_logprobs=tuple(replace(x, token_id=None) for x in measured.score_logprobs or ()),
+        input_tokens=found.input_tokens,
+        output_tokens=found.output_tokens,
+    )
+
+
+def folded_logprob(label: str, shown: Mapping[str, float]) -> float:
+    """Log-probability (nats) of all shown tokens that are the label but for spaces around it.
+
+    Only ASCII spaces fold: a full-width digit is another answer. -inf where no token is shown.
+    """
+    found = [logprob for token, logprob in shown.items() if token.strip(" \t\r\n") == label]
+    if any(math.isnan(logprob) for logprob in found):
+        return math.nan
+    most = max(found, default=-math.inf)
+    if len(found) < 2 or not math.isfinite(most):
+        return most
+    return most + math.log(math.fsum(math.exp(logprob - most) for logprob in found))
+
+
+def summary(attempts: Sequence[Attempt], rubric: Rubric) -> Attempt:
+    """The label of several samples: the mean of those that have a score.
+
+    Without any score it has the most frequent status, and of equally frequent ones the first. Its
+    tokens and cost stand in the samples' rows, once.
+    """
+    last = {attempt.sample: attempt.measurement for attempt in attempts}
+    found = [last[sample] for sample in sorted(last)]
+    statuses = Counter(measurement.status for measurement in found)
+    values = [m.score_raw for m in found if m.score_raw is not None]
+    mean = math.fsum(values) / len(values) if values else None
+    status = statuses.most_common(1)[0][0]
+    if values:
+        status = "ok_repaired" if statuses["ok_repaired"] else "ok"
+    counts = ", ".join(f"{name} {count}" for name, count in statuses.items())
+    measurement = Measurement(
+        status,
+        None if mean is None else _share(rubric, mean),
+        mean,
+        raw_output=json.dumps([m.raw_output for m in found], ensure_ascii=False),
+        status_detail=f"{len(values)} of {len(found)} samples: {counts}",
+        rendered_prompt=found[0].rendered_prompt,
+    )
+    return Attempt(measurement, score_method="sampled_mean")
+
+
+def _share(rubric: Rubric, value: float) -> float:
+    """A value of the rubric's scale in [0, 1]."""
+    low, high = min(rubric.values), max(rubric.values)
+    return min(1.0, max(0.0, (value - low) / (high - low)))

@@ -1,0 +1,104 @@
+"""How a judge is asked: what a configuration may combine, and what its revision follows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from labeling.config import JudgeConfig
+from labeling.label import LabelingError
+from labeling.labelers import _revision, build_labeler, labeler_revision
+from labeling.model_identity import ModelIdentity
+from labeling.rubric import Rubric
+from labeling.written_prompt import answer_schema, check_first_tokens, score_scale
+from tests.labeling.scripted_chat import RemoteEngine, configured
+
+
+def test_labels_that_do_not_suit_the_method_are_refused():
+    ten = Rubric(name="r", version="1", criterion="c", labels=("1", "10"), values=(1, 10),
+                 user="{completion}")  # fmt: skip
+    letters = ten.model_copy(update={"labels": ("A", "B")})
+    assert score_scale(ten, "j") == {1: 1.0, 10: 10.0}
+    assert answer_schema(ten, "none")["properties"]["score"]["enum"] == [1, 10]
+    with pytest.raises(LabelingError, match="label '1' of rubric r begins another"):
+        check_first_tokens(ten, "j")
+    with pytest.raises(LabelingError, match="every label must be one"):
+        score_scale(letters, "j")
+    check_first_tokens(letters, "j")
+    with pytest.raises(LabelingError, match="every label must be one"):
+        score_scale(ten.model_copy(update={"labels": ("１", "2")}), "j")
+
+
+@pytest.mark.parametrize(
+    ("engine", "changes", "words"),
+    [
+        (RemoteEngine(kind="vllm"), {"method": "written"}, "labelers.api.method: engine vllm"),
+        (RemoteEngine(kind="bedrock"), {"method": "logprobs"}, "bedrock shows no likelihoods"),
+        (RemoteEngine(), {"samples": 3}, "samples at temperature 0 are one sample"),
+        (RemoteEngine(kind="vllm"), {"samples": 3, "temperature": 1}, "read once"),
+    ],
+)
+def test_a_method_that_the_engine_lacks_is_refused(
+    engine: RemoteEngine, changes: dict[str, object], words: str
+):
+    with pytest.raises(ValueError, match=words):
+        configured(engine, **changes)
+
+
+def test_the_method_follows_from_the_engine():
+    methods = {
+        kind: configured(RemoteEngine(kind=kind)).chosen_method
+        for kind in ("vllm", "transformers", "openai", "bedrock")
+    }
+    assert methods == {
+        "vllm": "logprobs", "transformers": "logprobs", "openai": "written", "bedrock": "written",
+    }  # fmt: skip
+    assert configured(method="logprobs").chosen_method == "logprobs"
+
+
+@pytest.mark.parametrize(
+    ("rubric", "engine", "revision"),
+    [
+        ("starter-helpfulness", {"kind": "transformers", "model": "s"}, "f10b828f64bf1572"),
+        ("helpfulness", {"kind": "vllm", "model": "Qwen/Qwen2.5-7B-Instruct"}, "80eed99a80699d1e"),
+    ],
+)
+def test_judges_that_run_here_keep_their_revisions(
+    rubric: str, engine: dict[str, str], revision: str
+):
+    """As they were before judges could write; labels of earlier nights carry them."""
+    settings = {"kind": "judge", "name": "j", "role": "reward", "criterion": "helpfulness"}
+    config = JudgeConfig.model_validate(settings | {"rubric": rubric, "engine": engine})
+    assert _revision(config, ModelIdentity("x", None, "0" * 32)) == revision
+
+
+def test_a_remote_judges_revision_follows_what_reaches_the_score():
+    def revision(engine: RemoteEngine | None = None, **changes: object) -> str:
+        return labeler_revision(configured(engine, **changes), lambda model: model)
+
+    one = revision()
+    assert revision(name="other", role="metric") == one
+    assert revision(RemoteEngine(base_url="http://u:secret@127.0.0.1:8000/v1")) == one
+    others = [
+        revision(RemoteEngine(model="other")),
+        revision(RemoteEngine(base_url="http://elsewhere/v1")),
+        revision(RemoteEngine(kind="bedrock", region="us-east-1")),
+        revision(RemoteEngine(kind="bedrock", region="eu-west-1")),
+        revision(rubric="starter-helpfulness"),
+        revision(reasoning="none"),
+        revision(temperature=0.5),
+        revision(temperature=0.5, samples=2),
+        revision(max_output_tokens=99),
+        revision(method="logprobs"),
+    ]
+    assert len({one, *others}) == 11
+    assert revision(method="logprobs", max_output_tokens=99) == revision(method="logprobs")
+
+
+def test_a_judge_that_reads_likelihoods_refuses_principles(judge_folder: Path):
+    engine = {"kind": "transformers", "model": str(judge_folder)}
+    settings = {"kind": "judge", "name": "j", "role": "shadow", "criterion": "constitution"}
+    config = JudgeConfig.model_validate(settings | {"rubric": "constitution", "engine": engine})
+    with pytest.raises(LabelingError, match=r"labelers\.j\.rubric: constitution draws principles"):
+        build_labeler(config, device="cpu", resolve=lambda model: model)
