@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from tests.warehouse.builder import Row, label
+from tests.warehouse.builder import Row, label, rollout
 from warehouse.catalog import connect, load_query
 from warehouse.ledger import Ledger, LiveFile
 from warehouse.schemas import SCHEMA_VERSION, table_from_rows
@@ -94,3 +94,8 @@ def divergence(round: int, value: float) -> Row:
         "completions": 1,
         "samples_per_prompt": 1,
     }
+
+
+def samples(count: int, round: int = 0, prompt_id: str = "p1", **columns: object) -> list[Row]:
+    """So many completions of one prompt."""
+    return [rollout(round, prompt_id, k, **columns) for k in range(count)]
