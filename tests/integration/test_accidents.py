@@ -94,6 +94,8 @@ def test_ctrl_c_leaves_a_night_that_resumes(warehouse, tmp_path):
         stderr=subprocess.PIPE,
         text=True,
         env=nights.environment(),
+        # Whoever runs the tests in the background of a script has made us deaf to it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while not (root / "_logs" / "round=0-train-rollouts.log").exists():
         assert process.poll() is None
