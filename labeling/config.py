@@ -1,4 +1,4 @@
-"""The `labelers` and `reward` sections of a configuration, typed; an unknown key is an error.
+"""The `labelers` section of a configuration, typed; an unknown key is an error.
 
 Light: nothing here loads a model. What is checked here needs no model; whether a model's labels
 are those of the configuration is checked when the labeler starts (classifier.py, judge.py).
@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from labeling.engine_config import JudgeEngineConfig
+from labeling.section import Section
 
 Role = Literal["reward", "metric", "shadow"]
 # The name is part of ledger keys and folder names.
@@ -22,11 +25,7 @@ STARTER_LABELS: dict[str, dict[str, float]] = {
 }
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class SelfTestSentence(_Section):
+class SelfTestSentence(Section):
     """A text whose score is known well enough to refuse a labeler that gets it wrong."""
 
     text: str
@@ -40,7 +39,7 @@ class SelfTestSentence(_Section):
         return self
 
 
-class ClassifierConfig(_Section):
+class ClassifierConfig(Section):
     """A sequence classifier: a Hub id, a folder, or a starter. It reads the completion only."""
 
     kind: Literal["classifier"]
@@ -88,38 +87,10 @@ class ClassifierConfig(_Section):
         return self.labels if self.labels is not None else STARTER_LABELS[self.model]
 
 
-class _EngineConfig(_Section):
-    model: str
-    revision: str | None = Field(None, description="Hub commit; folders and starters need none")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="auto: float32 on a CPU, the model's own on a GPU"
-    )
-    max_model_len: int | None = Field(None, ge=2, description="None: what the model allows")
-
-
-class VllmEngineConfig(_EngineConfig):
-    """A judge on vLLM."""
-
-    kind: Literal["vllm"]
-    gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
-
-
-class TransformersEngineConfig(_EngineConfig):
-    """A judge on plain transformers: everywhere, and slower."""
-
-    kind: Literal["transformers"]
-    token_budget: int = Field(8192, ge=1, description="tokens of one batch, padding included")
-
-
-JudgeEngineConfig = Annotated[
-    VllmEngineConfig | TransformersEngineConfig, Field(discriminator="kind")
-]
-
-
 _WRITING_ENGINES = {"openai", "bedrock"}
 
 
-class JudgeConfig(_Section):
+class JudgeConfig(Section):
     """A language model that scores prompt and completion.
 
     By the likelihood of score tokens (method logprobs), or by a verdict that it writes (written):
@@ -166,8 +137,7 @@ class JudgeConfig(_Section):
                 f"{prefix}.method: engine {self.engine.kind} reads likelihoods; written verdicts "
                 f"need one of {sorted(_WRITING_ENGINES)}"
             )
-        kind: str = self.engine.kind
-        if self.method == "logprobs" and kind == "bedrock":
+        if self.method == "logprobs" and self.engine.kind == "bedrock":
             raise ValueError(f"{prefix}.method: bedrock shows no likelihoods; use written")
         if self.samples > 1 and self.chosen_method == "logprobs":
             raise ValueError(f"{prefix}.samples: likelihoods are read once; samples is for written")
@@ -180,78 +150,3 @@ class JudgeConfig(_Section):
 
 
 LabelerConfig = Annotated[ClassifierConfig | JudgeConfig, Field(discriminator="kind")]
-
-
-class RewardTerm(_Section):
-    """One labeler's part of the reward."""
-
-    weight: float = Field(allow_inf_nan=False)
-    value: Literal["raw", "score"] = Field(
-        "score", description="raw: a classifier's logit, a judge's expected label"
-    )
-    safety: bool = Field(
-        False, exclude_if=lambda value: not value, description="worst_case takes the worst of these"
-    )
-
-
-class LengthPenalty(_Section):
-    """A price per sampled token (its end token included) beyond those that are free."""
-
-    per_token: float = Field(gt=0, allow_inf_nan=False)
-    free_tokens: int = Field(ge=0)
-
-
-def _is_unset(value: object) -> bool:
-    return value is None
-
-
-class RewardConfig(_Section):
-    """The recipe: z-scored terms, joined by a formula of recipes.py, minus penalties, clipped.
-
-    Keys that came later are left out of every dump while unset: a recipe keeps its hash for ever.
-    """
-
-    recipe: Literal["weighted", "worst_case", "mean_minus_disagreement"]
-    terms: dict[str, RewardTerm] = Field(min_length=1)
-    clip: float = Field(5.0, gt=0, allow_inf_nan=False)
-    truncation_penalty: float = Field(
-        1.0, ge=0, allow_inf_nan=False, description="for completions that hit max_tokens"
-    )
-    disagreement: float | None = Field(
-        None,
-        ge=0,
-        allow_inf_nan=False,
-        exclude_if=_is_unset,
-        description="mean_minus_disagreement: price of one standard deviation among labelers",
-    )
-    length_penalty: LengthPenalty | None = Field(None, exclude_if=_is_unset)
-    missing_eos_penalty: float | None = Field(
-        None,
-        gt=0,
-        allow_inf_nan=False,
-        exclude_if=_is_unset,
-        description="for completions that did not end by themselves; adds to truncation_penalty",
-    )
-
-    @model_validator(mode="after")
-    def _weighs_something(self) -> RewardConfig:
-        unused = [name for name, term in self.terms.items() if term.weight == 0]
-        if unused:
-            raise ValueError(f"reward.terms: weight 0 for {unused}; leave the term out")
-        return self
-
-    @model_validator(mode="after")
-    def _keys_fit_the_recipe(self) -> RewardConfig:
-        """A key that this recipe would pass over in silence is refused."""
-        marked = [name for name, term in self.terms.items() if term.safety]
-        if (self.recipe == "worst_case") != bool(marked):
-            raise ValueError(
-                f"reward.terms: safety: true on {marked or 'none'}; recipe worst_case needs at "
-                "least one such term, and no other recipe reads it"
-            )
-        if (self.recipe == "mean_minus_disagreement") != (self.disagreement is not None):
-            raise ValueError(
-                "reward.disagreement: recipe mean_minus_disagreement needs it (0.5, for instance), "
-                "and no other recipe reads it"
-            )
-        return self

@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 
 from labeling.config import JudgeConfig
+from labeling.engine_config import TransformersEngineConfig, VllmEngineConfig
 from labeling.engines.scoring import ScoreEngine
 from labeling.judge_prompt import JudgePrompt, PromptBuilder, UnfitPrompt
 from labeling.label import (
@@ -210,9 +211,9 @@ def measure(
 
 
 def load_engine(config: JudgeConfig, model: ModelIdentity, device: str) -> ScoreEngine:
-    """The engine of a judge, loaded."""
+    """The engine of a judge that runs here, loaded. Raises LabelingError for a remote one."""
     engine = config.engine
-    if engine.kind == "vllm":
+    if isinstance(engine, VllmEngineConfig):
         from labeling.engines.vllm_scorer import VllmScorer
 
         return VllmScorer(
@@ -223,6 +224,8 @@ def load_engine(config: JudgeConfig, model: ModelIdentity, device: str) -> Score
             max_model_len=engine.max_model_len,
             gpu_memory_utilization=engine.gpu_memory_utilization,
         )
+    if not isinstance(engine, TransformersEngineConfig):
+        raise LabelingError(f"labelers.{config.name}.engine: {engine.kind} shows no likelihoods")
     from labeling.engines.transformers_scorer import TransformersScorer
 
     return TransformersScorer(

@@ -12,13 +12,9 @@ from typing import Protocol
 
 import pyarrow as pa
 
-from labeling.config import (
-    ClassifierConfig,
-    JudgeConfig,
-    LabelerConfig,
-    TransformersEngineConfig,
-    VllmEngineConfig,
-)
+from labeling.config import ClassifierConfig, JudgeConfig, LabelerConfig
+from labeling.engine_config import TransformersEngineConfig, VllmEngineConfig
+from labeling.engines.chat import PaidWork
 from labeling.label import PARSER_VERSION, LabelIdentity, LabelingError
 from labeling.model_identity import ModelIdentity, identify_model
 from labeling.rubric import Rubric, load_rubric
@@ -57,6 +53,7 @@ def build_labeler(
     device: str = "auto",
     seed: int = 0,
     resolve: Callable[[str], str],
+    paid: PaidWork | None = None,
 ) -> Labeler:
     """The labeler of a configuration, loaded and self-tested. Raises LabelingError.
 
@@ -74,7 +71,7 @@ def build_labeler(
         from labeling.engines.chat_engines import load_chat_engine
         from labeling.written_judge import WrittenJudgeLabeler
 
-        engine = load_chat_engine(config.engine)
+        engine = load_chat_engine(config.engine, paid)
         return WrittenJudgeLabeler(config, rubric, model, revision, engine, seed=seed)
     if rubric.principles:
         raise LabelingError(

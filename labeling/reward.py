@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from labeling import recipes
-from labeling.config import RewardConfig, RewardTerm
 from labeling.recipes import Bools, Floats, Penalty
+from labeling.reward_config import RewardConfig, RewardTerm
 from labeling.reward_terms import (
     RewardError,
     Term,

@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from labeling.config import RewardTerm
 from labeling.recipes import Bools, Floats, Penalty
+from labeling.reward_config import RewardTerm
 from warehouse.schemas import SCORED_STATUSES, TABLES
 
 

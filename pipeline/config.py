@@ -16,7 +16,8 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from labeling.config import LabelerConfig, RewardConfig
+from labeling.config import LabelerConfig
+from labeling.reward_config import RewardConfig
 from pipeline.config_errors import explain
 from training.config import TrainingConfig
 

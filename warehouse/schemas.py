@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 2: labels.is_cached, .is_consistent; rounds.decided_*
 
 _TERM = pa.struct(
     [("labeler", pa.string()), ("label_id", pa.string())]
@@ -149,12 +149,13 @@ _ALL = [
         stop_reason str?, window_count i16?, input_tokens i32?, output_tokens i32?,
         cached_input_tokens i32?, is_usage_estimated bool?, cost_usd f64?, price_table_version str?,
         latency_ms f64?, queue_ms f64?, retries i16?, request_id str?, provider_region str?,
-        service_tier str?, code_version str?, worker str?, labeled_at time
+        service_tier str?, code_version str?, worker str?, labeled_at time, is_cached bool?,
+        is_consistent bool?
         """
         ),
         key=("label_id",),
         sort=("labeler", "rollout_id", "sample_index", "attempt"),
-        volatile=_words("latency_ms queue_ms retries request_id worker labeled_at"),
+        volatile=_words("latency_ms queue_ms retries request_id worker labeled_at is_cached"),
         dictionary=_words(
             "labeler revision kind role family criterion principle mode pair_order model "
             "model_revision tokenizer_sha256 label_map_sha256 backend backend_version device "
@@ -228,12 +229,12 @@ _ALL = [
         policy_revision_out str, reference_revision str, training_run_id str?, recipe_sha256 str?,
         kl_coefficient_in f64?, kl_coefficient_out f64?, config text, config_sha256 str, seed i64,
         code_version str, package_versions str, stage_seconds str?, started_at time,
-        finished_at time
+        finished_at time, decided_by str?, decided_why str?, decided_at time?
         """
         ),
         key=("round",),
         sort=("round",),
-        volatile=_words("code_version stage_seconds started_at finished_at"),
+        volatile=_words("code_version stage_seconds started_at finished_at decided_at"),
     ),
     Table(
         "preference_pairs",

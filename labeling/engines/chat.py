@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 
@@ -56,6 +57,19 @@ class ChatAnswer:
     retries: int = 0
     seconds: float = 0.0
     queued_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class PaidWork:
+    """Where all workers of a run on this machine keep what they paid for and how much it was.
+
+    Both are SQLite files, made on first use: `answers` to ask nobody twice, `spending` to stay
+    within `budget_usd` together (None: no limit but the engine's own).
+    """
+
+    answers: Path | None = None
+    spending: Path | None = None
+    budget_usd: float | None = None
 
 
 class BudgetSpent(RuntimeError):

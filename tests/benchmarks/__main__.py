@@ -16,13 +16,14 @@ BENCHMARKS = {
     "rollouts": "completions/s through the stage against plain LLM.generate",
     "labels": "classifier labels/s through the stage against a bare loop and random batches",
     "overhead": "share of a round that is no work; cold start of `roundhouse sql`",
+    "remote_judge": "calls/s of a remote judge's engine against its slots, at a faulty endpoint",
     "learning": "three seeds of the demo: toxicity, length, diversity, KL, wall time (minutes)",
 }
 
 
 def usage() -> str:
     """The names there are, with what each measures."""
-    lines = [f"  {name:<10} {what}" for name, what in BENCHMARKS.items()]
+    lines = [f"  {name:<12} {what}" for name, what in BENCHMARKS.items()]
     return "\n".join(["usage: python -m tests.benchmarks [NAME ...]", *lines])
 
 

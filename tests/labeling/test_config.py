@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from labeling.config import ClassifierConfig, JudgeConfig, LabelerConfig, RewardConfig
+from labeling.config import ClassifierConfig, JudgeConfig, LabelerConfig
+from labeling.reward_config import RewardConfig
 
 LABELER = TypeAdapter(LabelerConfig)
 CLASSIFIER = {

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from labeling import recipes
-from labeling.config import RewardConfig
 from labeling.reward import (
     RewardScale,
     TermScale,
@@ -21,6 +20,7 @@ from labeling.reward import (
     recipe_template_row,
     recipe_text,
 )
+from labeling.reward_config import RewardConfig
 
 # Every map is value -> value, so that a label's value is its z-score.
 NAMES = {"tox_a": "toxicity", "tox_b": "toxicity", "help": "helpfulness"}

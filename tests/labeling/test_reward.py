@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from labeling.config import RewardConfig
 from labeling.reward import (
     RewardError,
     RewardScale,
@@ -19,6 +18,7 @@ from labeling.reward import (
     recipe_sha256,
     recipe_template_row,
 )
+from labeling.reward_config import RewardConfig
 from warehouse.schemas import TABLES
 
 CONFIG = RewardConfig.model_validate(

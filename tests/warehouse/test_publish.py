@@ -16,7 +16,7 @@ from tests.warehouse.builder import label, prompt, publish_rows, reward, rollout
 from warehouse.catalog import load_checks, read_table
 from warehouse.ledger import AlreadyPublished, CorruptFile, Ledger
 from warehouse.publish import PublishRefused, publish, read_staged, write_parquet
-from warehouse.schemas import STATUSES, TABLES, SchemaMismatch, table_from_rows
+from warehouse.schemas import SCHEMA_VERSION, STATUSES, TABLES, SchemaMismatch, table_from_rows
 from warehouse.store import open_store
 
 
@@ -35,7 +35,7 @@ def test_rows_become_one_sorted_file_with_the_measured_encodings(tmp_path: Path)
     file = pq.ParquetFile(path)
     assert file.read().column("rollout_id").to_pylist() == ["3-p1-0", "3-p1-1", "3-p2-0", "3-p2-1"]
     assert file.schema_arrow.metadata[b"table"] == b"rollouts"
-    assert file.schema_arrow.metadata[b"schema_version"] == b"1"
+    assert file.schema_arrow.metadata[b"schema_version"] == str(SCHEMA_VERSION).encode()
     assert file.schema_arrow.metadata[b"grain"] == b"one row per sampled completion"
     assert file.schema_arrow.field("round").metadata[b"PARQUET:field_id"] == b"2"
     group = file.metadata.row_group(0)

@@ -1,0 +1,80 @@
+"""What went wrong with one call to an endpoint, and which HTTP statuses mean what for all of them.
+
+An endpoint that refuses everybody is a LabelingError; any other failure is CallFailed. Not here:
+who tries again (dispatch.py), the error codes of one kind of endpoint (its engine).
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+# Credentials, permission, model or path: the next call would meet the same.
+REFUSES_EVERYBODY = frozenset({401, 403, 404})
+_TRANSIENT = frozenset({408, 409, 424, 425, 429})  # and every 5xx
+_THROTTLED = 429
+_TIMED_OUT = frozenset({408, 504})
+_LONGEST_MESSAGE = 500
+
+
+class CallFailed(Exception):
+    """One attempt failed. `status` is the answer's if no retry mends it.
+
+    `may_be_billed`: the endpoint may have worked for it (timeout, unreadable body), so the budget
+    counts it at its worst. `is_unreachable`: nobody was there. `retry_after`: seconds.
+    """
+
+    def __init__(
+        self,
+        status: str,
+        error_type: str,
+        message: str,
+        *,
+        is_retryable: bool = True,
+        retry_after: float | None = None,
+        may_be_billed: bool = False,
+        is_unreachable: bool = False,
+        request_id: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.error_type = status, error_type
+        self.message = message[:_LONGEST_MESSAGE]
+        self.is_retryable, self.retry_after = is_retryable, retry_after
+        self.may_be_billed, self.is_unreachable = may_be_billed, is_unreachable
+        self.request_id = request_id
+
+
+def http_failure(
+    code: int, error_type: str, message: str, *, retry_after: str | None, request_id: str | None
+) -> CallFailed:
+    """The failure of one row that was answered with this HTTP status (none of REFUSES_EVERYBODY).
+
+    `retry_after` is the header as it came.
+    """
+    timed_out = code in _TIMED_OUT
+    status = "throttled" if code == _THROTTLED else "timeout" if timed_out else "error"
+    return CallFailed(
+        status,
+        error_type,
+        f"HTTP {code}: {message}",
+        is_retryable=code in _TRANSIENT or code >= 500,
+        retry_after=retry_after_seconds(retry_after),
+        may_be_billed=timed_out,
+        request_id=request_id,
+    )
+
+
+def retry_after_seconds(header: str | None) -> float | None:
+    """Seconds of a Retry-After header, which is a number or an HTTP date; None where unreadable."""
+    if header is None:
+        return None
+    try:
+        return max(0.0, float(header))
+    except ValueError:
+        pass
+    try:
+        at = parsedate_to_datetime(header)
+    except ValueError:
+        return None
+    at = at if at.tzinfo else at.replace(tzinfo=UTC)
+    return max(0.0, (at - datetime.now(UTC)).total_seconds())
