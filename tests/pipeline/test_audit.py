@@ -11,9 +11,11 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pipeline import audit_import
 from pipeline.audit import allocate, draw_sample
 from pipeline.audit_agreement import audit_agreement
 from pipeline.audit_import import import_verdicts
@@ -315,6 +317,25 @@ def test_a_second_import_changes_nothing(warehouse: Path) -> None:
     assert (more.imported, more.unscored, more.known) == (1, 0, 23)
     assert head(warehouse) == version + 1
     assert read_table(warehouse, "gold").num_rows == 24
+
+
+def test_two_imports_at_once_never_double_a_verdict(
+    warehouse: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [fill(row) for row in sample_of(warehouse)]
+    one = write(warehouse.parent / "a.csv", rows[:16])
+    other = write(warehouse.parent / "b.csv", rows[8:])
+    plain = audit_import.publish
+
+    def after_the_other(*arguments: Any, **named: Any) -> Any:
+        monkeypatch.setattr(audit_import, "publish", plain)
+        import_verdicts(warehouse, other)
+        return plain(*arguments, **named)
+
+    monkeypatch.setattr(audit_import, "publish", after_the_other)
+    done = import_verdicts(warehouse, one)
+    assert (done.imported, done.known) == (8, 8)
+    assert read_table(warehouse, "gold").num_rows == len(rows) == 24
 
 
 def test_an_empty_sheet_imports_nothing(warehouse: Path) -> None:
