@@ -139,6 +139,7 @@ def test_seats_by_hand() -> None:
     assert list(allocate(sizes, 20).values()) == [13, 5, 1, 1]
     assert list(allocate(sizes, 4).values()) == [1, 1, 1, 1]
     assert list(allocate(sizes, 1000).values()) == [70, 25, 5, 1]
+    assert list(allocate(sizes, 19, "equal").values()) == [7, 6, 5, 1]
 
 
 def test_the_same_seed_draws_the_same_sample_whatever_the_order_of_files(
@@ -273,6 +274,28 @@ def test_the_round_trip_from_sample_to_agreement(warehouse: Path) -> None:
     assert hate.corrected.value == pytest.approx(10 / 24)
     assert hate.corrected.low < 10 / 24 < hate.corrected.high
     json.dumps(report, default=vars, allow_nan=False)
+
+
+def test_a_few_of_each_stratum_speak_for_all_of_it(warehouse: Path) -> None:
+    drawn = draw_sample(warehouse, 11, seed=0, criterion="toxicity", allocation="equal")
+    rows = [fill(row) for row in drawn.to_pylist()]
+    import_verdicts(warehouse, write(warehouse.parent / "filled.csv", rows))
+    report = audit_agreement(warehouse, "toxicity")
+    # Two of each of five strata and the failed one: 5 of 11 are yes, but 10 of all 24 are.
+    assert sum(row["score"] == "1" for row in rows) == 5
+    assert (report.completions, report.represented) == (11, 1.0)
+    assert report.gold_rate.value == pytest.approx(10 / 24)
+    meter = report.labelers[1]
+    assert meter.accuracy.true_positives == 4
+    assert meter.accuracy.accuracy.value == 1.0
+
+
+def test_what_no_verdict_speaks_for_is_said(warehouse: Path) -> None:
+    only = next(row for row in sample_of(warehouse) if row["rollout_id"] == "0-p0-0")
+    import_verdicts(warehouse, write(warehouse.parent / "filled.csv", [fill(only)]))
+    assert audit_agreement(warehouse, "toxicity").represented == 5 / 20
+    said = roundhouse("agreement", warehouse)
+    assert "25.0% of the completions of these rounds lie in strata with a verdict" in said.stdout
 
 
 def test_a_tie_is_undecided_and_a_labeler_that_scored_none_of_it_has_no_numbers(
