@@ -24,11 +24,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from labeling.config import LabelerConfig
+from labeling.engines.chat import PaidWork
 from labeling.label import Measurement, label_rows
 from labeling.labelers import Labeler, build_labeler
 from pipeline.config import ConfigError, RunConfig
 from pipeline.device import choose_device
 from pipeline.progress import Heartbeat, StageDisplay
+from pipeline.stage import answers_file
 from pipeline.stage_process import StageFailed, run_in_process, warm_up
 from pipeline.text_file import Subject, check_input, count_rows, read_subjects, subject_table
 from warehouse.schemas import TABLES
@@ -172,6 +174,7 @@ def label_texts(
         labeler,
         device=choose_device(config.device),
         resolve=functools.partial(resolve, config, progress=show_building),
+        paid=PaidWork(answers=answers_file(None)),
     )
     for path in folder.glob("progress-*.json"):  # steps of a model are no rows of the file
         path.unlink()

@@ -12,13 +12,22 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from labeling.config import LabelerConfig
+from labeling.engines.chat import PaidWork
 from labeling.labelers import build_labeler, labeler_revision
 from pipeline.config import ConfigError, RunConfig, sha256_of
 from pipeline.device import choose_device
 from pipeline.policies import resolve
 from pipeline.progress import Heartbeat
 from pipeline.publishing import StageReport, publish_once, publish_stage
-from pipeline.stage import ShardResult, StageSpec, run_stage, split_rows, staging_folder
+from pipeline.stage import (
+    Manifest,
+    ShardResult,
+    StageSpec,
+    answers_file,
+    run_stage,
+    split_rows,
+    staging_folder,
+)
 from warehouse import schemas
 from warehouse.catalog import read_table
 from warehouse.ledger import Ledger
@@ -51,8 +60,16 @@ def label(config: RunConfig, round_number: int, purpose: str, name: str) -> Stag
     if Ledger(open_store(config.warehouse)).find(key):
         return StageReport(key)
     subjects = read_subjects(config.warehouse, round_number, purpose)
-    identity = sha256_of([key, subjects["completion_sha256"].to_pylist()])
     stage = f"round={round_number}/{'train' if purpose == 'train' else 'eval'}-labels-{name}"
+    spec, manifests = label_subjects(config, labeler, stage, key, subjects)
+    return publish_stage(config, spec, manifests, "labels", key=key, round_number=round_number)
+
+
+def label_subjects(
+    config: RunConfig, labeler: LabelerConfig, stage: str, key: str, subjects: pa.Table
+) -> tuple[StageSpec, list[Manifest]]:
+    """Labels these rows into the staging folder of the work `key`; nothing is published."""
+    identity = sha256_of([key, subjects["completion_sha256"].to_pylist()])
     spec = StageSpec(
         name=stage,
         folder=staging_folder(config.warehouse, stage, identity),
@@ -62,8 +79,7 @@ def label(config: RunConfig, round_number: int, purpose: str, name: str) -> Stag
     )
     make = functools.partial(LabelWorker, LabelerSettings(config, labeler))
     shards = split_rows(subjects, config.beam.shard_rows)
-    manifests = run_stage(spec, shards, make)
-    return publish_stage(config, spec, manifests, "labels", key=key, round_number=round_number)
+    return spec, run_stage(spec, shards, make)
 
 
 def read_subjects(root: str, round_number: int, purpose: str) -> pa.Table:
@@ -94,6 +110,7 @@ class LabelWorker:
             settings.labeler,
             device=choose_device(config.device),
             resolve=functools.partial(resolve, config),
+            paid=PaidWork(answers=answers_file(config.warehouse)),
         )
         templates = self._labeler.template_rows()
         for row in templates.to_pylist():

@@ -155,7 +155,9 @@ _ALL = [
         ),
         key=("label_id",),
         sort=("labeler", "rollout_id", "sample_index", "attempt"),
-        volatile=_words("latency_ms queue_ms retries request_id worker labeled_at is_cached"),
+        volatile=_words(
+            "latency_ms queue_ms retries request_id worker labeled_at is_cached cost_usd"
+        ),
         dictionary=_words(
             "labeler revision kind role family criterion principle mode pair_order model "
             "model_revision tokenizer_sha256 label_map_sha256 backend backend_version device "
