@@ -227,7 +227,7 @@ def _again(answer: ChatAnswer, key: str) -> ChatAnswer:
         answer,
         key=key,
         is_cached=True,
-        cost_usd=None if answer.cost_usd is None else 0.0,
+        cost_usd=0.0,
         retries=0,
         seconds=0.0,
         queued_seconds=0.0,
