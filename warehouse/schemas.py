@@ -71,14 +71,9 @@ def _schema(columns: str) -> pa.Schema:
     fields = []
     for number, column in enumerate(columns.split(","), start=1):
         name, kind = column.split()
-        fields.append(
-            pa.field(
-                name,
-                _TYPES[kind.rstrip("?")],
-                nullable=kind.endswith("?"),
-                metadata={"PARQUET:field_id": str(number)},
-            )
-        )
+        about = {"PARQUET:field_id": str(number)}
+        is_nullable = kind.endswith("?")
+        fields.append(pa.field(name, _TYPES[kind.rstrip("?")], is_nullable, about))
     return pa.schema(fields)
 
 
