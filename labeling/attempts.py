@@ -115,6 +115,7 @@ def _keys(
 _CALL_COLUMNS = (
     *("sampling_json", "seed", "structured_mode", "stop_reason", "error_type", "error_message"),
     *("cached_input_tokens", "is_usage_estimated", "cost_usd", "price_table_version"),
+    "is_cached",
     *("latency_ms", "queue_ms", "retries", "request_id", "answered_by"),
 )
 
@@ -138,6 +139,7 @@ def _call(attempt: Attempt) -> dict[str, object]:
         "is_usage_estimated": False if is_counted else None,
         "cost_usd": answer.cost_usd,
         "price_table_version": answer.price_table_version,
+        "is_cached": answer.is_cached,
         "latency_ms": 1000 * answer.seconds,
         "queue_ms": 1000 * answer.queued_seconds,
         "retries": answer.retries,

@@ -115,6 +115,9 @@ class JudgeConfig(Section):
     )
     temperature: float = Field(0.0, ge=0, le=2, description="of written verdicts")
     max_output_tokens: int = Field(512, ge=1, description="of a written verdict, reasons included")
+    reuse_answers: bool = Field(
+        True, description="a remote judge is not asked again what it answered another night"
+    )
     required: bool = True
 
     @property

@@ -9,6 +9,7 @@ training. Not here: what the judge answers (judge.py).
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ from labeling.rubric import Message, Rubric
 _PLACEHOLDERS = {"system": "ROUNDHOUSE-SYSTEM-SLOT", "user": "ROUNDHOUSE-USER-SLOT"}
 _ZERO_WIDTH_SPACE = "\u200b"
 _MESSAGES = TypeAdapter(list[Message])
+# Part of every judge's revision: raise it when the same text is shown in another way.
+# 2: the nonce depends on the text and the judge, no longer on the rollout's id.
+PROMPT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,15 @@ class JudgePrompt:
 
 class UnfitPrompt(ValueError):
     """The messages of one row cannot be shown to a judge; the message says why."""
+
+
+def nonce_of(revision: str, messages_json: str | None, completion: str) -> str:
+    """12 hex digits for the markers around a text, which cannot know them: it is hashed in them.
+
+    They depend on judge and text alone, so the same text is the same prompt every night.
+    """
+    text = json.dumps([revision, messages_json, completion])
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 class PromptBuilder:

@@ -15,6 +15,7 @@ import pyarrow as pa
 from labeling.config import ClassifierConfig, JudgeConfig, LabelerConfig
 from labeling.engine_config import TransformersEngineConfig, VllmEngineConfig
 from labeling.engines.chat import PaidWork
+from labeling.judge_prompt import PROMPT_VERSION
 from labeling.label import PARSER_VERSION, LabelIdentity, LabelingError
 from labeling.model_identity import ModelIdentity, identify_model
 from labeling.rubric import Rubric, load_rubric
@@ -68,10 +69,13 @@ def build_labeler(
     rubric = _rubric_of(config)
     revision = _revision(config, model)
     if not isinstance(config.engine, VllmEngineConfig | TransformersEngineConfig):
+        from labeling.engines.answer_cache import CachedChatEngine
         from labeling.engines.chat_engines import load_chat_engine
         from labeling.written_judge import WrittenJudgeLabeler
 
         engine = load_chat_engine(config.engine, paid)
+        if paid is not None and paid.answers is not None and config.reuse_answers:
+            engine = CachedChatEngine(engine, paid.answers, config.engine)
         return WrittenJudgeLabeler(config, rubric, model, revision, engine, seed=seed)
     if rubric.principles:
         raise LabelingError(
@@ -102,6 +106,7 @@ def _revision(config: LabelerConfig, model: ModelIdentity) -> str:
     if isinstance(config, JudgeConfig):
         parts |= {
             "rubric": _rubric_of(config).sha256,
+            "prompt": PROMPT_VERSION,
             "min_label_mass": config.min_label_mass,
         }
         engine = config.engine

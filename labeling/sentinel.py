@@ -137,6 +137,14 @@ class SentinelSet(BaseModel):
         return table_from_rows("templates", [row])
 
 
+def occasion_of(rollout_id: str, round_number: int | None) -> str | None:
+    """The night of a sentinel, None for any other text: every night asks for sentinels anew.
+
+    A remote judge changes in silence; an answer kept from another night would hide it.
+    """
+    return f"round {round_number}" if rollout_id.startswith(f"{_PREFIX}/") else None
+
+
 def load_sentinels(name: str) -> SentinelSet:
     """A shipped set by name, or a YAML file by path. Raises LabelingError naming the file."""
     folder = Path(str(resources.files("labeling"))) / "sentinels"

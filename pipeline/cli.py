@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.audit_cli import audit_app
+from pipeline.relabel_cli import relabel, replay_dead
 
 if TYPE_CHECKING:
     from pipeline.config import RunConfig
@@ -25,6 +26,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(audit_app, name="audit")
+app.command()(relabel)
+app.command()(replay_dead)
 _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 Config = Annotated[str, typer.Argument(help="a YAML file or a shipped name (demo)")]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="key.sub=value, repeatable")]

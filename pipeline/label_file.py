@@ -24,11 +24,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from labeling.config import LabelerConfig
+from labeling.engines.chat import PaidWork
 from labeling.label import Measurement, label_rows
 from labeling.labelers import Labeler, build_labeler
 from pipeline.config import ConfigError, RunConfig
 from pipeline.device import choose_device
 from pipeline.progress import Heartbeat, StageDisplay
+from pipeline.stage import answers_file
 from pipeline.stage_process import StageFailed, run_in_process, warm_up
 from pipeline.text_file import Subject, check_input, count_rows, read_subjects, subject_table
 from warehouse.schemas import TABLES
@@ -61,7 +63,7 @@ def label_file(
     and those of table `labels` that are not about rounds. Rows: labelers in the order of the
     configuration, texts in that of the file. Raises ConfigError, StageFailed.
     """
-    labelers = _chosen(config, names)
+    labelers = chosen_labelers(config, names)
     _check_output(source, out)
     check_input(source)
     device = choose_device(config.device)
@@ -117,7 +119,8 @@ def check_use(
     return chosen
 
 
-def _chosen(config: RunConfig, names: Sequence[str]) -> list[LabelerConfig]:
+def chosen_labelers(config: RunConfig, names: Sequence[str]) -> list[LabelerConfig]:
+    """The labelers of these names (none: all), in the configuration's order. Raises ConfigError."""
     known = [labeler.name for labeler in config.labelers]
     unknown = sorted(set(names) - set(known))
     if unknown:
@@ -172,6 +175,7 @@ def label_texts(
         labeler,
         device=choose_device(config.device),
         resolve=functools.partial(resolve, config, progress=show_building),
+        paid=PaidWork(answers=answers_file(None)),
     )
     for path in folder.glob("progress-*.json"):  # steps of a model are no rows of the file
         path.unlink()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from labeling.config import LabelerConfig
+from labeling.engines.chat import PaidWork
 from labeling.labelers import build_labeler, labeler_revision
 from pipeline.config import ConfigError, RunConfig, sha256_of
 from pipeline.device import choose_device
@@ -21,8 +22,10 @@ from pipeline.progress import Heartbeat
 from pipeline.publishing import StageReport, publish_once, publish_stage
 from pipeline.sentinels import sentinel_set
 from pipeline.stage import (
+    Manifest,
     ShardResult,
     StageSpec,
+    answers_file,
     run_stage,
     split_rows,
     staged_rows,
@@ -61,10 +64,41 @@ def label(config: RunConfig, round_number: int, purpose: str, name: str) -> Stag
     if Ledger(open_store(config.warehouse)).find(key):
         return StageReport(key)
     subjects = read_subjects(config.warehouse, round_number, purpose)
-    sentinels = sentinel_set(config, labeler) if purpose == "train" else None
-    asked = [key, subjects["completion_sha256"].to_pylist()]
-    identity = sha256_of([*asked, sentinels.sha256] if sentinels else asked)
     stage = f"round={round_number}/{'train' if purpose == 'train' else 'eval'}-labels-{name}"
+    sentinels = sentinel_set(config, labeler) if purpose == "train" else None
+    if sentinels is None:
+        spec, manifests = label_subjects(config, labeler, stage, key, subjects)
+        return publish_stage(config, spec, manifests, "labels", key=key, round_number=round_number)
+    # A shard of their own: scored by the same loaded labeler, resumable, in the same commit.
+    known = sentinels.subjects(labeler.criterion, round_number).select(subjects.column_names)
+    known = known.cast(subjects.schema)
+    spec, (*manifests, last) = label_subjects(config, labeler, stage, key, subjects, known)
+    found = read_staged(staged_rows(spec, [last], "rows"), "labels")
+    publish_once(
+        config,
+        f"templates/{sentinels.sha256[:16]}",
+        {"templates": sentinels.template_rows()},
+        round_number=None,
+    )
+    tables = {"sentinels": sentinels.rows(labeler.criterion, found)}
+    return publish_stage(
+        config, spec, manifests, "labels", key=key, round_number=round_number, extra=tables
+    )
+
+
+def label_subjects(
+    config: RunConfig,
+    labeler: LabelerConfig,
+    stage: str,
+    key: str,
+    subjects: pa.Table,
+    last_shard: pa.Table | None = None,
+) -> tuple[StageSpec, list[Manifest]]:
+    """Labels these rows into the staging folder of the work `key`; nothing is published."""
+    texts = [
+        rows["completion_sha256"].to_pylist() for rows in (subjects, last_shard) if rows is not None
+    ]
+    identity = sha256_of([key, *texts])
     spec = StageSpec(
         name=stage,
         folder=staging_folder(config.warehouse, stage, identity),
@@ -74,23 +108,7 @@ def label(config: RunConfig, round_number: int, purpose: str, name: str) -> Stag
     )
     make = functools.partial(LabelWorker, LabelerSettings(config, labeler))
     shards = split_rows(subjects, config.beam.shard_rows)
-    if sentinels is None:
-        manifests = run_stage(spec, shards, make)
-        return publish_stage(config, spec, manifests, "labels", key=key, round_number=round_number)
-    # A shard of their own: scored by the same loaded labeler, resumable, in the same commit.
-    known = sentinels.subjects(labeler.criterion, round_number).select(subjects.column_names)
-    *manifests, last = run_stage(spec, [*shards, known.cast(subjects.schema)], make)
-    found = read_staged(staged_rows(spec, [last], "rows"), "labels")
-    tables = {"sentinels": sentinels.rows(labeler.criterion, found)}
-    publish_once(
-        config,
-        f"templates/{sentinels.sha256[:16]}",
-        {"templates": sentinels.template_rows()},
-        round_number=None,
-    )
-    return publish_stage(
-        config, spec, manifests, "labels", key=key, round_number=round_number, extra=tables
-    )
+    return spec, run_stage(spec, shards if last_shard is None else [*shards, last_shard], make)
 
 
 def read_subjects(root: str, round_number: int, purpose: str) -> pa.Table:
@@ -121,6 +139,7 @@ class LabelWorker:
             settings.labeler,
             device=choose_device(config.device),
             resolve=functools.partial(resolve, config),
+            paid=PaidWork(answers=answers_file(config.warehouse)),
         )
         templates = self._labeler.template_rows()
         for row in templates.to_pylist():

@@ -103,6 +103,8 @@ def run_rounds(config: RunConfig, rounds: int | None, say: Callable[[str], None]
             say("The stop rule holds (evaluation.stop_below): no further round is needed.")
             break
         night(run, number)
+        if run.exit_code == REFUSED:  # a person looks first; the next night would build on nothing
+            break
     return run
 
 

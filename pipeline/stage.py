@@ -93,13 +93,27 @@ class StageSpec:
         return self.folder / f"{kind}-{shard}.{suffix}"
 
 
+def user_cache() -> Path:
+    """The folder for what no warehouse holds: `ROUNDHOUSE_CACHE`, or one under the user's home."""
+    return Path(os.environ.get("ROUNDHOUSE_CACHE") or Path.home() / ".cache" / "roundhouse")
+
+
+def local_folder(root: str) -> Path:
+    """Where a warehouse keeps what stays on this machine: itself, or for a remote one the cache."""
+    if "://" not in root:
+        return Path(root)
+    return user_cache() / hashlib.sha256(root.encode()).hexdigest()[:16]
+
+
 def staging_folder(root: str, name: str, identity: str) -> Path:
-    """`<warehouse>/_staging/<name>-<hash>`; for a remote warehouse the user's cache holds it."""
-    base = Path(root)
-    if "://" in root:
-        cache = os.environ.get("ROUNDHOUSE_CACHE") or str(Path.home() / ".cache" / "roundhouse")
-        base = Path(cache) / hashlib.sha256(root.encode()).hexdigest()[:16]
-    return base / "_staging" / f"{name.replace('/', '-')}-{identity[:16]}"
+    """`_staging/<name>-<hash>` in the warehouse's folder on this machine."""
+    return local_folder(root) / "_staging" / f"{name.replace('/', '-')}-{identity[:16]}"
+
+
+def answers_file(root: str | None) -> Path:
+    """What remote judges have answered on this machine, by warehouse; None: outside of any."""
+    folder = user_cache() if root is None else local_folder(root)
+    return folder / "_cache" / "answers.sqlite"
 
 
 def split_rows(rows: pa.Table, shard_rows: int) -> list[pa.Table]:

@@ -70,14 +70,9 @@ def _schema(columns: str) -> pa.Schema:
     fields = []
     for number, column in enumerate(columns.split(","), start=1):
         name, kind = column.split()
-        fields.append(
-            pa.field(
-                name,
-                _TYPES[kind.rstrip("?")],
-                nullable=kind.endswith("?"),
-                metadata={"PARQUET:field_id": str(number)},
-            )
-        )
+        about = {"PARQUET:field_id": str(number)}
+        is_nullable = kind.endswith("?")
+        fields.append(pa.field(name, _TYPES[kind.rstrip("?")], is_nullable, about))
     return pa.schema(fields)
 
 
@@ -154,7 +149,9 @@ _ALL = [
         ),
         key=("label_id",),
         sort=("labeler", "rollout_id", "sample_index", "attempt"),
-        volatile=_words("latency_ms queue_ms retries request_id worker labeled_at is_cached"),
+        volatile=_words(
+            "latency_ms queue_ms retries request_id worker labeled_at is_cached cost_usd"
+        ),
         dictionary=_words(
             "labeler revision kind role family criterion principle mode pair_order model "
             "model_revision tokenizer_sha256 label_map_sha256 backend backend_version device "

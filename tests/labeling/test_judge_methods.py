@@ -60,14 +60,14 @@ def test_the_method_follows_from_the_engine():
 @pytest.mark.parametrize(
     ("rubric", "engine", "revision"),
     [
-        ("starter-helpfulness", {"kind": "transformers", "model": "s"}, "f10b828f64bf1572"),
-        ("helpfulness", {"kind": "vllm", "model": "Qwen/Qwen2.5-7B-Instruct"}, "80eed99a80699d1e"),
+        ("starter-helpfulness", {"kind": "transformers", "model": "s"}, "2e2213d8d5992630"),
+        ("helpfulness", {"kind": "vllm", "model": "Qwen/Qwen2.5-7B-Instruct"}, "5adda56e154338d3"),
     ],
 )
 def test_judges_that_run_here_keep_their_revisions(
     rubric: str, engine: dict[str, str], revision: str
 ):
-    """As they were before judges could write; labels of earlier nights carry them."""
+    """Labels of earlier nights carry them: they change with what a judge is shown, and only so."""
     settings = {"kind": "judge", "name": "j", "role": "reward", "criterion": "helpfulness"}
     config = JudgeConfig.model_validate(settings | {"rubric": rubric, "engine": engine})
     assert _revision(config, ModelIdentity("x", None, "0" * 32)) == revision
