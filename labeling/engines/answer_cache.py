@@ -172,8 +172,7 @@ class _AnswerFile:
         try:
             return self._connection.execute(query, identities).fetchall()
         except sqlite3.Error as error:
-            logger.warning("%s: a part of it cannot be read and is asked again: %s",
-                           self._path, error)  # fmt: skip
+            logger.warning("%s: a part cannot be read, is asked again: %s", self._path, error)
             return []
 
     def _open(self) -> sqlite3.Connection:
@@ -192,7 +191,8 @@ class _AnswerFile:
                 return _connect(self._path)
 
     def _give_up(self, error: Exception) -> None:
-        logger.warning("%s: answers are not kept, every call is paid: %s", self._path, error)
+        what = "answers are not kept, every call is paid; make room or rights for it, or delete it"
+        logger.warning("%s: %s: %s", self._path, what, error)
         self.close()
 
 

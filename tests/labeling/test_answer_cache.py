@@ -179,6 +179,7 @@ def test_the_same_text_another_night_costs_nothing_and_its_row_says_so(tmp_path:
     for row in second:
         if row["is_cached"]:
             assert (row["cost_usd"], row["input_tokens"]) == (0.0, INPUT_TOKENS)
+            assert (row["latency_ms"], row["queue_ms"]) == (None, None)  # there was no call
             assert row["request_id"] == first[0]["request_id"]
     first_of = {row["rollout_id"]: row["raw_output"] for row in first if row["is_final"]}
     second_of = {row["rollout_id"]: row["raw_output"] for row in second if row["is_final"]}
