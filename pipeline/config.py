@@ -136,6 +136,9 @@ class RunConfig(_Section):
     seed: int = 0
     rounds: int = Field(3, ge=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    budget_usd: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="for the remote judges of a round together"
+    )
     policy: PolicyConfig
     prompts: PromptsConfig
     rollouts: RolloutsConfig = RolloutsConfig()
@@ -188,6 +191,18 @@ class RunConfig(_Section):
                 raise ValueError(
                     f"labelers.{labeler.name}: helpfulness cannot be learnt from "
                     "policy.starter_text, so there is no starter-judge with it; leave it out"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _budget_has_prices(self) -> RunConfig:
+        for labeler in self.labelers if self.budget_usd is not None else ():
+            engine = getattr(labeler, "engine", None)
+            if getattr(labeler, "is_remote", False) and not engine.has_price:
+                raise ValueError(
+                    f"labelers.{labeler.name}.engine.price: {engine.model} is not in the price "
+                    "table, so budget_usd cannot be kept; give {input: ..., output: ...} in USD "
+                    "per million tokens"
                 )
         return self
 

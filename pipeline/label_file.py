@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from labeling.config import LabelerConfig
+from labeling.engines.chat import PaidWork
 from labeling.label import Measurement, label_rows
 from labeling.labelers import Labeler, build_labeler
 from pipeline.config import ConfigError, RunConfig
@@ -172,6 +173,7 @@ def label_texts(
         labeler,
         device=choose_device(config.device),
         resolve=functools.partial(resolve, config, progress=show_building),
+        paid=PaidWork(spending=work / "spending.sqlite", budget_usd=config.budget_usd),
     )
     for path in folder.glob("progress-*.json"):  # steps of a model are no rows of the file
         path.unlink()

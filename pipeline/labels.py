@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from pathlib import Path
 
 import pyarrow as pa
 
 from labeling.config import LabelerConfig
+from labeling.engines.chat import PaidWork
 from labeling.labelers import build_labeler, labeler_revision
 from pipeline.config import ConfigError, RunConfig, sha256_of
 from pipeline.device import choose_device
@@ -60,7 +62,7 @@ def label(config: RunConfig, round_number: int, purpose: str, name: str) -> Stag
         unit="labels",
         beam=config.beam,
     )
-    make = functools.partial(LabelWorker, LabelerSettings(config, labeler))
+    make = functools.partial(LabelWorker, LabelerSettings(config, labeler, round_number))
     shards = split_rows(subjects, config.beam.shard_rows)
     manifests = run_stage(spec, shards, make)
     return publish_stage(config, spec, manifests, "labels", key=key, round_number=round_number)
@@ -77,12 +79,19 @@ def read_subjects(root: str, round_number: int, purpose: str) -> pa.Table:
     return rollouts.join(prompts, keys="prompt_id", join_type="inner").sort_by("rollout_id")
 
 
+def spending_file(root: str, round_number: int) -> Path:
+    """Where the workers of all labelers of a round keep their limits; a resumed night counts on."""
+    name = f"spending-round={round_number}.sqlite"
+    return staging_folder(root, "spending", "").with_name(name)
+
+
 @dataclass(frozen=True)
 class LabelerSettings:
     """Everything a label worker needs; picklable."""
 
     config: RunConfig
     labeler: LabelerConfig
+    round_number: int
 
 
 class LabelWorker:
@@ -94,6 +103,10 @@ class LabelWorker:
             settings.labeler,
             device=choose_device(config.device),
             resolve=functools.partial(resolve, config),
+            paid=PaidWork(
+                spending=spending_file(config.warehouse, settings.round_number),
+                budget_usd=config.budget_usd,
+            ),
         )
         templates = self._labeler.template_rows()
         for row in templates.to_pylist():

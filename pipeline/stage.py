@@ -59,6 +59,7 @@ class ShardWorker(Protocol):
 # Freeing an engine costs over a second and frees nothing that the end of the stage's process, which
 # comes next, does not free: so workers are kept to that end.
 _KEPT: list[ShardWorker] = []
+_REASON = "reason-{}.txt"
 
 
 @dataclass(frozen=True)
@@ -126,12 +127,19 @@ def run_stage(
 
         from pipeline.runners import beam_options
 
-        with beam.Pipeline(options=beam_options(spec.beam)) as pipeline:
-            _ = (
-                pipeline
-                | "shards" >> beam.Create(todo, reshuffle=spec.beam.workers > 1)
-                | "work" >> beam.ParDo(_shard_do_fn(spec, make_worker))
-            )
+        for reason in spec.folder.glob(_REASON.format("*")):
+            reason.unlink()
+        try:
+            with beam.Pipeline(options=beam_options(spec.beam)) as pipeline:
+                _ = (
+                    pipeline
+                    | "shards" >> beam.Create(todo, reshuffle=spec.beam.workers > 1)
+                    | "work" >> beam.ParDo(_shard_do_fn(spec, make_worker))
+                )
+        except Exception as error:
+            for reason in sorted(spec.folder.glob(_REASON.format("*"))):
+                raise StageError(f"{spec.name}: {reason.read_text()}") from error
+            raise
     manifests = [_finished(spec, name) for name in names]
     missing = [n for n, m in zip(names, manifests, strict=True) if m is None]
     if missing:
@@ -167,16 +175,30 @@ def _shard_do_fn(spec: StageSpec, make_worker: Callable[[], ShardWorker]) -> bea
 
         def setup(self) -> None:
             started = time.monotonic()
-            self._worker = make_worker()
+            with _reason_kept(spec, "start"):
+                self._worker = make_worker()
             _KEPT.append(self._worker)
             self._load_seconds = time.monotonic() - started
 
         def process(self, shard: str) -> Iterator[str]:
-            manifest = _process_shard(spec, shard, self._worker, self._load_seconds)
+            with _reason_kept(spec, shard):
+                manifest = _process_shard(spec, shard, self._worker, self._load_seconds)
             self._load_seconds = 0.0  # counted once per process
             yield json.dumps(asdict(manifest))
 
     return ShardDoFn()
+
+
+@contextlib.contextmanager
+def _reason_kept(spec: StageSpec, name: str) -> Iterator[None]:
+    """Writes down what ended the stage: Beam hands on a traceback, whose reader wants a line."""
+    try:
+        yield
+    except Exception as error:
+        write_atomically(
+            spec.folder / _REASON.format(name), f"{type(error).__name__}: {error}"
+        )
+        raise
 
 
 def _process_shard(

@@ -59,8 +59,9 @@ class BedrockChatEngine:
         return self._dispatcher.complete(requests, self._session, done)
 
     def close(self) -> None:
-        """Closes the connections."""
+        """Closes the connections; leaves the shared limits."""
         self._client.close()
+        self._dispatcher.close()
 
     def _session(self) -> AbstractAsyncContextManager[Call]:
         return self._open()

@@ -3,14 +3,14 @@
 Per call, in this order: a slot, the budget, the rate of tokens, the wire. A call in backoff holds
 none of them. A fixed crew of tasks, a few per slot, draws from the requests, so memory does not
 grow with their number; when the whole crew is in backoff the endpoint gets its rest. Limits are
-those of one process: several workers with one account share it out in their configurations.
-Not here: what a call looks like (openai_chat.py, bedrock_chat.py), which errors mean what
+those of one process, or of all that share an account's file (shared_limits.py). Not here: what a call looks like (openai_chat.py, bedrock_chat.py), which errors mean what
 (failures.py), arithmetic of money and rates (prices.py), a cache.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -23,6 +23,13 @@ from tenacity.wait import wait_random_exponential
 from labeling.engines.chat import BudgetSpent, ChatAnswer, ChatRequest
 from labeling.engines.failures import CallFailed
 from labeling.engines.prices import Budget, Price, TokenRate, likely_tokens
+from labeling.engines.shared_limits import (
+    LEASE_SECONDS,
+    Account,
+    AccountFile,
+    SharedBudget,
+    SharedRate,
+)
 from labeling.label import LabelingError
 
 _CREW_PER_SLOT = 4
@@ -30,6 +37,7 @@ _CREW_PER_SLOT = 4
 # come back together (Brooker, "Exponential Backoff And Jitter", AWS 2015).
 _JITTER = wait_random_exponential(multiplier=0.5, max=30)
 _LONGEST_RETRY_AFTER = 120.0  # who asks for an hour is not there tonight
+_LOOK_AGAIN = 0.05  # seconds: nobody tells when another worker gives a slot or money back
 
 Call = Callable[[ChatRequest], Awaitable[ChatAnswer]]
 Done = Callable[[ChatAnswer], None]
@@ -37,12 +45,16 @@ Done = Callable[[ChatAnswer], None]
 
 @dataclass(frozen=True)
 class Limits:
-    """What all calls of an engine share. Slots and retries are counts; None: no limit."""
+    """What all calls of an engine share. Slots and retries are counts; None: no limit.
+
+    `account`: shared with other processes; None: with none.
+    """
 
     max_in_flight: int
     tokens_per_minute: int | None
     budget_usd: float | None
     max_retries: int
+    account: Account | None = None
 
 
 class Dispatcher:
@@ -51,8 +63,7 @@ class Dispatcher:
     def __init__(self, limits: Limits, price: Price | None) -> None:
         """Raises ValueError for a budget without a price."""
         self._limits = limits
-        self._budget = Budget(limits.budget_usd, price)
-        self._rate = TokenRate(limits.tokens_per_minute)
+        self._budget, self._rate = _budget_and_rate(limits, price)
         self._turn = threading.Lock()
 
     @property
@@ -75,6 +86,11 @@ class Dispatcher:
         with self._turn:
             return asyncio.run(self._complete(requests, session, done))
 
+    def close(self) -> None:
+        """Leaves what is shared with other processes."""
+        if isinstance(self._budget, SharedBudget):
+            self._budget.close()
+
     async def _complete(
         self,
         requests: Sequence[ChatRequest],
@@ -84,6 +100,15 @@ class Dispatcher:
         async with session() as call:
             batch = _Batch(self._limits, self._budget, self._rate, call, done)
             return await batch.complete(requests)
+
+
+def _budget_and_rate(limits: Limits, price: Price | None) -> tuple[Budget, TokenRate]:
+    account, usd, per_minute = limits.account, limits.budget_usd, limits.tokens_per_minute
+    if account is None:
+        return Budget(usd, price), TokenRate(per_minute)
+    file = AccountFile(account)
+    budget = SharedBudget(usd, price, limits.max_in_flight, account, file)
+    return budget, SharedRate(per_minute, account, file)
 
 
 class _Stopped(Exception):
@@ -117,6 +142,7 @@ class _Batch:
         self._limits, self._budget, self._rate = limits, budget, rate
         self._call, self._done = call, done
         self._slots = asyncio.Semaphore(limits.max_in_flight)
+        self._next = asyncio.Lock()  # one looks for a place in the budget, the others queue
         self._settled = asyncio.Event()
         self._stop = asyncio.Event()
         self._why: Exception | None = None
@@ -137,11 +163,13 @@ class _Batch:
 
         crew = min(len(requests), _CREW_PER_SLOT * self._limits.max_in_flight)
         tasks = [asyncio.create_task(work()) for _ in range(crew)]
+        alive = asyncio.create_task(self._stay_alive())
         try:
             await asyncio.gather(*tasks)
         finally:  # where `done` raised, the others must not use a closed session
-            for task in tasks:
+            for task in (*tasks, alive):
                 task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
         if self._why is not None:
             raise self._why
         return [answers[place] for place in range(len(requests))]
@@ -208,13 +236,22 @@ class _Batch:
 
     async def _promise(self, request: ChatRequest) -> float:
         """Waits until the budget surely holds this call. Raises BudgetSpent, _Stopped."""
-        while not self._stop.is_set():
-            promised = self._budget.promise(request)
-            if promised is not None:
-                return promised
-            self._settled.clear()
-            await self._settled.wait()
+        look_again = _LOOK_AGAIN if self._limits.account else None
+        async with self._next:
+            while not self._stop.is_set():
+                self._settled.clear()
+                promised = self._budget.promise(request)
+                if promised is not None:
+                    return promised
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._settled.wait(), look_again)
         raise _Stopped
+
+    async def _stay_alive(self) -> None:
+        """Until cancelled: a call may take longer than the lease of a dead worker's slots."""
+        while isinstance(self._budget, SharedBudget):
+            self._budget.renew()
+            await asyncio.sleep(LEASE_SECONDS / 3)
 
     async def _pause(self, seconds: float) -> None:
         """Sleeps, but not past the end of the batch. Raises _Stopped."""

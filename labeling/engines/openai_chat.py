@@ -53,7 +53,8 @@ class OpenAIChatEngine:
         return self._dispatcher.complete(requests, self._session, done)
 
     def close(self) -> None:
-        """Nothing stays open between batches."""
+        """No connection stays open between batches; leaves the shared limits."""
+        self._dispatcher.close()
 
     def _session(self) -> AbstractAsyncContextManager[Call]:
         return self._open()
