@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from labeling.config import LabelerConfig
+from labeling.engine_config import BedrockEngineConfig, OpenAIEngineConfig
 from labeling.reward_config import RewardConfig
 from pipeline.config_errors import explain
 from training.config import TrainingConfig
@@ -198,7 +199,9 @@ class RunConfig(_Section):
     def _budget_has_prices(self) -> RunConfig:
         for labeler in self.labelers if self.budget_usd is not None else ():
             engine = getattr(labeler, "engine", None)
-            if getattr(labeler, "is_remote", False) and not engine.has_price:
+            if not isinstance(engine, OpenAIEngineConfig | BedrockEngineConfig):
+                continue
+            if not engine.has_price:
                 raise ValueError(
                     f"labelers.{labeler.name}.engine.price: {engine.model} is not in the price "
                     "table, so budget_usd cannot be kept; give {input: ..., output: ...} in USD "

@@ -195,9 +195,7 @@ def _reason_kept(spec: StageSpec, name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        write_atomically(
-            spec.folder / _REASON.format(name), f"{type(error).__name__}: {error}"
-        )
+        write_atomically(spec.folder / _REASON.format(name), f"{type(error).__name__}: {error}")
         raise
 
 

@@ -3,7 +3,8 @@
 Per call, in this order: a slot, the budget, the rate of tokens, the wire. A call in backoff holds
 none of them. A fixed crew of tasks, a few per slot, draws from the requests, so memory does not
 grow with their number; when the whole crew is in backoff the endpoint gets its rest. Limits are
-those of one process, or of all that share an account's file (shared_limits.py). Not here: what a call looks like (openai_chat.py, bedrock_chat.py), which errors mean what
+those of one process, or of all that share an account's file (shared_limits.py).
+Not here: what a call looks like (openai_chat.py, bedrock_chat.py), which errors mean what
 (failures.py), arithmetic of money and rates (prices.py), a cache.
 """
 

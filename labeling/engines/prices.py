@@ -20,7 +20,7 @@ GIVEN = "given"  # the version of a price that the configuration brings
 # to 600 tokens on Claude.
 _MESSAGE_TOKENS = 32
 _SCHEMA_TOKENS = 800
-_BYTES_PER_TOKEN = 3  # typical of English and Chinese alike; only the pace depends on it
+_BYTES_PER_TOKEN = 3  # typical of English and Chinese alike; no price depends on it
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,11 @@ def _bytes(request: ChatRequest) -> int:
     if request.schema is not None:
         texts.append(json.dumps(request.schema))
     return sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
+
+
+def estimated_tokens(*texts: str) -> int:
+    """Of texts that nobody has counted; whoever stores it says that it is an estimate."""
+    return -(-sum(len(text.encode("utf-8", "surrogatepass")) for text in texts) // _BYTES_PER_TOKEN)
 
 
 class Budget:

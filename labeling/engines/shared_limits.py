@@ -131,7 +131,12 @@ class SharedBudget(Budget):
     """
 
     def __init__(
-        self, usd: float | None, price: Price | None, slots: int, account: Account, file: AccountFile
+        self,
+        usd: float | None,
+        price: Price | None,
+        slots: int,
+        account: Account,
+        file: AccountFile,
     ) -> None:
         """Raises ValueError for a budget without a price."""
         if account.budget_usd is not None and price is None:
@@ -152,7 +157,7 @@ class SharedBudget(Budget):
     def set_aside(self, worst: float) -> float | None:
         """See Budget.set_aside; also None where all slots are taken."""
         name = self._account.name
-        limits = (
+        limits: tuple[tuple[float | None, list[str], str], ...] = (
             (self._usd, [name], "engine.budget_usd"),
             (self._account.budget_usd, [], self._account.budget_key),
         )

@@ -76,6 +76,7 @@ class ChatServer:
     headers: list[dict[str, str]] = field(default_factory=list)
     keeps_bodies: bool = True
     times: list[float] = field(default_factory=list)  # of the first call, of the last answer
+    reply: Callable[[str], str] = "answer to {}".format  # to a call that goes well
 
     @property
     def base_url(self) -> str:
@@ -119,9 +120,11 @@ class ChatServer:
             body_text = '{"choices": [' if kind == "malformed" else '{"id": "x"}'
             return web.Response(text=body_text, content_type="application/json")
         self.answered[text] += 1
-        reply = "" if kind == "empty" else f"answer to {text}"
+        reply = "" if kind == "empty" else self.reply(text)
         finish = FINISH.get(kind, ("stop", "end_turn"))[dialect]
         made = converse_body(reply, finish) if dialect else completion_body(reply, finish)
+        if kind == "no_usage":
+            del made["usage"]
         return web.json_response(made)
 
     def _error(self, kind: str, dialect: int, authorization: str) -> web.Response:
