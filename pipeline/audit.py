@@ -1,9 +1,9 @@
 """Human audit, first step: a blind sample of completions for people to judge.
 
 The sample is stratified over the scores of one labeler, so that rare scores are judged too: each
-stratum (round x score bucket, or failed, or unlabeled) gives at least one completion, the rest go
-by size. Sensitivity and specificity are those of the sample, hence near those of the warehouse as
-long as the sample is much larger than the number of strata.
+stratum (round x score bucket, or failed, or unlabeled) gives at least one completion; the rest go
+by size, or equally, which shows more of what is rare. Whichever it was, the comparison weighs a
+stratum by how many completions it has (post-stratification), never by how many were judged.
 Not here: the CSV itself (audit_sheet.py), the way back (audit_import.py), the comparison
 (audit_agreement.py).
 """
@@ -15,6 +15,7 @@ import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import duckdb
 import pyarrow as pa
@@ -25,6 +26,7 @@ from warehouse.catalog import connect
 from warehouse.store import WarehouseError
 
 Stratum = tuple[int, str]
+Allocation = Literal["proportional", "equal"]
 # Quarters, so that the threshold of a binary criterion, .5, is an edge.
 _STRATA = """
 with labeled as (
@@ -54,6 +56,7 @@ def draw_sample(
     seed: int,
     criterion: str,
     rounds: Sequence[int] | None = None,
+    allocation: Allocation = "proportional",
 ) -> pa.Table:
     """`count` completions to judge, one row each, columns `audit_sheet.COLUMNS`, all text.
 
@@ -63,8 +66,9 @@ def draw_sample(
     WarehouseError where there is nothing to draw.
     """
     con = connect(root)
-    strata = _read_strata(con, root, criterion, rounds)
-    seats = allocate({stratum: len(ids) for stratum, ids in strata.items()}, count)
+    strata = read_strata(con, root, criterion, rounds)
+    sizes = {stratum: len(ids) for stratum, ids in strata.items()}
+    seats = allocate(sizes, count, allocation)
     chosen = [
         rollout_id
         for stratum, ids in strata.items()
@@ -84,11 +88,13 @@ def draw_sample(
     return pa.Table.from_pylist([row | {"sample": name} for row in rows], schema=schema)
 
 
-def allocate(sizes: Mapping[Stratum, int], count: int) -> dict[Stratum, int]:
-    """How many of `count` each stratum gives: at least one, never more than it has, else by size.
+def allocate(
+    sizes: Mapping[Stratum, int], count: int, allocation: Allocation = "proportional"
+) -> dict[Stratum, int]:
+    """How many of `count` each stratum gives: at least one, never more than it has.
 
-    Seats by Webster's method: the next one goes to the largest size / (2 seats + 1). Raises
-    ConfigError if there are fewer seats than strata.
+    Seats by Webster's method: the next one goes to the largest size / (2 seats + 1), where for
+    `equal` all sizes count as one. Raises ConfigError if there are fewer seats than strata.
     """
     if count < len(sizes):
         raise ConfigError(
@@ -98,11 +104,15 @@ def allocate(sizes: Mapping[Stratum, int], count: int) -> dict[Stratum, int]:
     seats = dict.fromkeys(sorted(sizes), 1)
     for _ in range(min(count, sum(sizes.values())) - len(sizes)):
         open_strata = (s for s in seats if seats[s] < sizes[s])
-        seats[max(open_strata, key=lambda s: sizes[s] / (2 * seats[s] + 1))] += 1
+        claims = {
+            s: (sizes[s] if allocation == "proportional" else 1) / (2 * seats[s] + 1)
+            for s in open_strata
+        }
+        seats[max(claims, key=claims.__getitem__)] += 1
     return seats
 
 
-def _read_strata(
+def read_strata(
     con: duckdb.DuckDBPyConnection, root: str | Path, criterion: str, rounds: Sequence[int] | None
 ) -> dict[Stratum, list[str]]:
     """The rollout ids of each stratum. Raises WarehouseError for a round without completions."""

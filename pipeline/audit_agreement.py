@@ -2,7 +2,10 @@
 
 Gold of a completion is the majority of its annotators' verdicts, each yes or no at the threshold
 .5 of every binary criterion. A tie stays undecided: it is left out of what needs a truth and
-counted. Intervals draw whole prompts, because completions of one prompt resemble each other.
+counted. Accuracy, calibration and rates weigh every completion by its stratum of the sample
+(post-stratification), so that they hold for the rounds with gold, however many of each stratum were
+judged; agreement (po, kappa, AC1, alpha) is that of the sample. Its intervals draw whole prompts,
+because completions of one prompt resemble each other.
 Reads only. Apart from the other steps because its imports take seconds.
 """
 
@@ -23,8 +26,10 @@ from labeling.calibration import (
     accuracy,
     calibration,
     corrected_rate,
+    share,
     wilson,
 )
+from pipeline.audit import read_strata
 from warehouse.catalog import connect
 from warehouse.store import WarehouseError
 
@@ -51,6 +56,9 @@ group by labeler order by labeler
 """
 
 
+_ROUNDS = "select distinct round from gold where criterion = $1 order by round"
+
+
 @dataclass(frozen=True)
 class LabelerAudit:
     """One labeler against gold over the `items` that both decided and scored.
@@ -72,13 +80,17 @@ class LabelerAudit:
 
 @dataclass(frozen=True)
 class AuditReport:
-    """`verdicts`: yes or no among annotators; `scores`: the same with alpha on scores, interval."""
+    """`verdicts`: yes or no among annotators; `scores`: the same with alpha on scores, interval.
+
+    `represented`: share of the completions of rounds with gold that lie in strata with a verdict.
+    """
 
     criterion: str
     annotators: tuple[str, ...]
     completions: int
     undecided: int
     gold_rate: Estimate
+    represented: float
     verdicts: Agreement
     scores: Agreement
     labelers: tuple[LabelerAudit, ...]
@@ -94,32 +106,44 @@ class _Gold:
     verdicts: npt.NDArray[np.float64]
 
 
+@dataclass(frozen=True)
+class _Items:
+    """Decided completions by id: gold, prompt, and how many completions each stands for."""
+
+    truth: dict[str, bool]
+    prompts: dict[str, str]
+    weights: dict[str, float]
+
+
 def audit_agreement(root: str | Path, criterion: str) -> AuditReport:
     """Every labeler of the criterion against gold. Raises WarehouseError where there is no gold."""
     con = connect(root)
     con.execute("set threads = 1")  # sums in one order: equal warehouses, equal numbers
     gold = _read_gold(con, root, criterion)
     said_yes = _binary(gold.verdicts)
-    share = np.nanmean(said_yes, axis=1)
+    majority = np.nanmean(said_yes, axis=1)
     truth = {
         rollout: bool(yes > 0.5)
-        for rollout, yes in zip(gold.rollouts, share.tolist(), strict=True)
+        for rollout, yes in zip(gold.rollouts, majority.tolist(), strict=True)
         if yes != 0.5
     }
     scores: Scores = defaultdict(dict)
     for labeler, rollout, score in con.execute(_SCORES, [criterion]).fetchall():
         scores[labeler][rollout] = score
     prompts = dict(zip(gold.rollouts, gold.prompts, strict=True))
+    weights, represented = _weights(con, root, criterion, set(truth))
+    items = _Items(truth, prompts, weights)
     return AuditReport(
         criterion=criterion,
         annotators=gold.annotators,
         completions=len(gold.rollouts),
         undecided=len(gold.rollouts) - len(truth),
-        gold_rate=wilson(sum(truth.values()), len(truth)),
+        gold_rate=share(list(truth.values()), [weights[rollout] for rollout in truth]),
+        represented=represented,
         verdicts=agreement(said_yes, categories=_YES_NO, clusters=gold.prompts),
         scores=agreement(gold.verdicts, level="interval", clusters=gold.prompts),
         labelers=tuple(
-            _audit(labeler, role, (positive, of), scores[labeler], truth, prompts)
+            _audit(labeler, role, (positive, of), scores[labeler], items)
             for labeler, role, of, positive in con.execute(_RATES, [criterion]).fetchall()
         ),
     )
@@ -145,19 +169,30 @@ def _binary(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.where(np.isnan(scores), np.nan, (scores >= THRESHOLD).astype(np.float64))
 
 
+def _weights(
+    con: duckdb.DuckDBPyConnection, root: str | Path, criterion: str, judged: set[str]
+) -> tuple[dict[str, float], float]:
+    """Completions that each judged one stands for, and the share that any of them stands for."""
+    rounds = [row[0] for row in con.execute(_ROUNDS, [criterion]).fetchall()]
+    strata = read_strata(con, root, criterion, None if None in rounds else rounds)
+    weights: dict[str, float] = {}
+    for ids in strata.values():
+        mine = judged.intersection(ids)
+        weights |= dict.fromkeys(mine, len(ids) / max(len(mine), 1))
+    total = sum(len(ids) for ids in strata.values())
+    return weights, sum(weights.values()) / total
+
+
 def _audit(
-    labeler: str,
-    role: str,
-    rate: tuple[int, int],
-    scores: dict[str, float],
-    truth: dict[str, bool],
-    prompts: dict[str, str],
+    labeler: str, role: str, rate: tuple[int, int], scores: dict[str, float], items: _Items
 ) -> LabelerAudit:
+    truth, prompts = items.truth, items.prompts
     shared = [rollout for rollout in truth if rollout in scores]
     given = np.array([scores[rollout] for rollout in shared], np.float64)
     gold = np.array([truth[rollout] for rollout in shared], np.float64)
     said_yes = _binary(given)
-    counts = accuracy(said_yes, gold)
+    weights = np.array([items.weights[rollout] for rollout in shared], np.float64)
+    counts = accuracy(said_yes, gold, weights)
     return LabelerAudit(
         labeler,
         role,
@@ -169,7 +204,7 @@ def _audit(
             clusters=[prompts[rollout] for rollout in shared],
         ),
         accuracy=counts,
-        calibration=calibration(given, gold),
+        calibration=calibration(given, gold, weights),
         observed=wilson(*rate),
         corrected=corrected_rate(*rate, counts),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -29,12 +29,18 @@ def sample(
     seed: Annotated[int, typer.Option(help="another seed, another sample")] = 0,
     criterion: Criterion = "toxicity",
     rounds: Annotated[list[int] | None, typer.Option("--round", help="repeatable")] = None,
+    allocation: Annotated[
+        Literal["proportional", "equal"],
+        typer.Option(help="proportional, or equal: as many of every score, for rare ones"),
+    ] = "proportional",
 ) -> None:
     """A blind, stratified sample of completions as a CSV for a person to judge."""
     from pipeline.audit import draw_sample
     from pipeline.audit_sheet import write_sheet
 
-    rows = draw_sample(warehouse, count, seed=seed, criterion=criterion, rounds=rounds)
+    rows = draw_sample(
+        warehouse, count, seed=seed, criterion=criterion, rounds=rounds, allocation=allocation
+    )
     write_sheet(rows, out)
     typer.echo(
         f"{rows.num_rows} completions in {out} ({rows['sample'][0]}): write a score from 0 to 1 "
@@ -85,8 +91,14 @@ def _print_report(report: AuditReport) -> None:
     typer.echo(
         f"{report.criterion}: {report.completions} completions judged by "
         f"{', '.join(report.annotators)}; {report.undecided} undecided (a tie); "
-        f"share of yes {_cell(report.gold_rate)}\n"
+        f"share of yes {_cell(report.gold_rate)}"
     )
+    if report.represented < 1:
+        typer.echo(
+            f"{report.represented:.1%} of the completions of these rounds lie in strata with a "
+            "verdict; the numbers below say nothing about the rest"
+        )
+    typer.echo("")
     among = [("yes or no", report.verdicts), ("scores", report.scores)]
     print_rows(("annotators", *_AGREEMENT), [(name, *_agreement_cells(of)) for name, of in among])
     typer.echo("")

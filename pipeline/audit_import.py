@@ -7,6 +7,7 @@ labelers (audit_agreement.py).
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from dataclasses import dataclass
@@ -17,9 +18,10 @@ from pipeline.audit_sheet import SheetRow, is_same_text, parse_score, read_sheet
 from pipeline.config import ConfigError
 from pipeline.publishing import code_version
 from warehouse.catalog import connect
-from warehouse.ledger import AlreadyPublished
+from warehouse.ledger import AlreadyPublished, Conflict, Ledger
 from warehouse.publish import publish
 from warehouse.schemas import table_from_rows
+from warehouse.store import open_store
 
 Key = tuple[str, str, str]
 _SHOWN_ERRORS = 20
@@ -40,11 +42,21 @@ def import_verdicts(root: str | Path, path: Path) -> ImportReport:
 
     Rows without a score are skipped and counted, as are verdicts that are in the warehouse
     already; so a sheet may be imported while it fills. The ledger key is a hash of the new
-    verdicts, whatever the file is called. Raises ConfigError naming every bad line.
+    verdicts, whatever the file is called. If another import comes in between, the sheet is held
+    against what that one wrote. Raises ConfigError naming every bad line.
     """
     rows = read_sheet(path)
+    while True:
+        with contextlib.suppress(Conflict):
+            return _import(root, path, rows)
+
+
+def _import(root: str | Path, path: Path, rows: list[SheetRow]) -> ImportReport:
+    """Raises Conflict where other verdicts were published since the warehouse was read."""
     judged = [row for row in rows if row.cells["score"].strip()]
-    warehouse = _read_known(root, [row.cells["rollout_id"].strip() for row in judged])
+    version = Ledger(open_store(root, read_only=True)).head()
+    ids = [row.cells["rollout_id"].strip() for row in judged]
+    warehouse = _read_known(root, version, ids)
     lines: dict[Key, int] = {}
     fresh, errors = [], []
     for row in judged:
@@ -62,7 +74,7 @@ def import_verdicts(root: str | Path, path: Path) -> ImportReport:
         more = [f"... and {len(errors) - _SHOWN_ERRORS} more"] * (len(errors) > _SHOWN_ERRORS)
         shown = "\n".join([*errors[:_SHOWN_ERRORS], *more])
         raise ConfigError(f"nothing was imported, bad rows: {len(errors)}\n{shown}")
-    key_or_none = _publish(root, fresh)
+    key_or_none = _publish(root, fresh, version)
     imported = len(fresh) if key_or_none else 0
     return ImportReport(key_or_none, imported, len(rows) - len(judged), len(judged) - imported)
 
@@ -76,8 +88,8 @@ class _Known:
     verdicts: dict[Key, tuple[float, str | None]]
 
 
-def _read_known(root: str | Path, ids: list[str]) -> _Known:
-    con = connect(root)
+def _read_known(root: str | Path, version: int, ids: list[str]) -> _Known:
+    con = connect(root, version)
 
     def rows(columns: str, table: str) -> list[tuple[Any, ...]]:
         query = f"select {columns} from {table} where rollout_id in (select unnest($ids))"
@@ -136,7 +148,7 @@ def _problem(row: SheetRow, verdict: dict[str, Any], known: _Known) -> str | Non
     return None
 
 
-def _publish(root: str | Path, verdicts: list[dict[str, Any]]) -> str | None:
+def _publish(root: str | Path, verdicts: list[dict[str, Any]], version: int) -> str | None:
     """The ledger key of the commit, None if there was nothing new."""
     if not verdicts:
         return None
@@ -145,7 +157,7 @@ def _publish(root: str | Path, verdicts: list[dict[str, Any]]) -> str | None:
     )
     key = f"gold/{hashlib.sha256(json.dumps(rows.to_pylist()).encode()).hexdigest()[:16]}"
     try:
-        publish(root, key, {"gold": rows}, code_version=code_version())
+        publish(root, key, {"gold": rows}, code_version=code_version(), since=version)
     except AlreadyPublished:  # another import of the same verdicts, a moment ago
         return None
     return key

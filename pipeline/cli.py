@@ -62,9 +62,14 @@ def run(
 
 
 @app.command(context_settings=_PASS_ON)
-def nightly(context: typer.Context, config: Config, sets: Sets = None) -> None:
+def nightly(
+    context: typer.Context,
+    config: Config,
+    sets: Sets = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="show the plan, do nothing")] = False,
+) -> None:
     """What a scheduler calls every night: run --next."""
-    run(context, config, rounds=None, one_more=True, sets=sets, dry_run=False)
+    run(context, config, rounds=None, one_more=True, sets=sets, dry_run=dry_run)
 
 
 @app.command(context_settings=_PASS_ON)
@@ -121,6 +126,26 @@ def evaluate(context: typer.Context, config: Config, number: Round, sets: Sets =
     from pipeline import night
 
     night.evaluate_policy(night.prepare(_load(config, sets, context.args), print), number)
+
+
+By = Annotated[str, typer.Option(help="who decides")]
+Why = Annotated[str, typer.Option(help="for what reason")]
+
+
+@app.command()
+def accept(warehouse: Warehouse, number: Round, by: By, why: Why) -> None:
+    """A person's verdict over the gate's: the next run trains on this refused round."""
+    from pipeline.decisions import ACCEPT, decide
+
+    print(decide(warehouse, number, ACCEPT, by, why))
+
+
+@app.command()
+def reject(warehouse: Warehouse, number: Round, by: By, why: Why) -> None:
+    """A person's verdict: neither training nor export uses this round."""
+    from pipeline.decisions import REJECT, decide
+
+    print(decide(warehouse, number, REJECT, by, why))
 
 
 @app.command()
@@ -220,13 +245,11 @@ def _load(config: str, sets: list[str] | None, beam_options: list[str]) -> RunCo
 def _print_plan(settings: RunConfig) -> None:
     import yaml
 
-    counts = settings.rollouts
-    print(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False), end="")
-    print(
-        f"# a round: {counts.prompts} prompts x {counts.samples} completions of at most "
-        f"{counts.max_tokens} tokens, {len(settings.labelers)} labelers; "
-        f"hold-out: {counts.holdout_prompts or 'all'} prompts x {counts.holdout_samples}"
-    )
+    from pipeline.console import print_plan
+    from pipeline.plan import plan_night
+
+    print(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
+    print_plan(plan_night(settings))
 
 
 def _finish(settings: RunConfig, timings: list[StageTiming]) -> None:

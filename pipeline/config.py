@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from labeling.config import LabelerConfig
 from labeling.engine_config import BedrockEngineConfig, OpenAIEngineConfig
+from labeling.gate_config import GateConfig
 from labeling.reward_config import RewardConfig
 from pipeline.config_errors import explain
 from training.config import TrainingConfig
@@ -121,13 +122,6 @@ class DeadLettersConfig(_Section):
     """When rows that could not be processed make the night end with exit code 3."""
 
     fail_on: float = Field(0.01, ge=0, le=1, description="share of a stage's rows")
-
-
-class GateConfig(_Section):
-    """What the labels of a night must reach before training may see them."""
-
-    min_coverage: float = Field(0.95, ge=0, le=1)
-    min_ok_rate: float = Field(0.95, ge=0, le=1)
 
 
 class RunConfig(_Section):

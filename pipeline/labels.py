@@ -1,7 +1,8 @@
 """Stage: rollouts -> labels, one Beam stage and one commit per labeler, in the one shape.
 
 A label that fails is a row with a status and no score, so every rollout of the shard gets its row;
-only a dead backend stops the stage. Not here: how a text is scored (labeling).
+only a dead backend stops the stage. Train labels come with the night's sentinels, scored by the
+same loaded labeler. Not here: how a text is scored (labeling).
 """
 
 from __future__ import annotations
@@ -20,10 +21,19 @@ from pipeline.device import choose_device
 from pipeline.policies import resolve
 from pipeline.progress import Heartbeat
 from pipeline.publishing import StageReport, publish_once, publish_stage
-from pipeline.stage import ShardResult, StageSpec, run_stage, split_rows, staging_folder
+from pipeline.sentinels import sentinel_set
+from pipeline.stage import (
+    ShardResult,
+    StageSpec,
+    run_stage,
+    split_rows,
+    staged_rows,
+    staging_folder,
+)
 from warehouse import schemas
 from warehouse.catalog import read_table
 from warehouse.ledger import Ledger
+from warehouse.publish import read_staged
 from warehouse.store import open_store
 
 _SUBJECT_COLUMNS = ["rollout_id", "round", "prompt_id", "completion", "completion_sha256"]
@@ -53,7 +63,9 @@ def label(config: RunConfig, round_number: int, purpose: str, name: str) -> Stag
     if Ledger(open_store(config.warehouse)).find(key):
         return StageReport(key)
     subjects = read_subjects(config.warehouse, round_number, purpose)
-    identity = sha256_of([key, subjects["completion_sha256"].to_pylist()])
+    sentinels = sentinel_set(config, labeler) if purpose == "train" else None
+    asked = [key, subjects["completion_sha256"].to_pylist()]
+    identity = sha256_of([*asked, sentinels.sha256] if sentinels else asked)
     stage = f"round={round_number}/{'train' if purpose == 'train' else 'eval'}-labels-{name}"
     spec = StageSpec(
         name=stage,
@@ -64,8 +76,23 @@ def label(config: RunConfig, round_number: int, purpose: str, name: str) -> Stag
     )
     make = functools.partial(LabelWorker, LabelerSettings(config, labeler, round_number))
     shards = split_rows(subjects, config.beam.shard_rows)
-    manifests = run_stage(spec, shards, make)
-    return publish_stage(config, spec, manifests, "labels", key=key, round_number=round_number)
+    if sentinels is None:
+        manifests = run_stage(spec, shards, make)
+        return publish_stage(config, spec, manifests, "labels", key=key, round_number=round_number)
+    # A shard of their own: scored by the same loaded labeler, resumable, in the same commit.
+    known = sentinels.subjects(labeler.criterion, round_number).select(subjects.column_names)
+    *manifests, last = run_stage(spec, [*shards, known.cast(subjects.schema)], make)
+    found = read_staged(staged_rows(spec, [last], "rows"), "labels")
+    tables = {"sentinels": sentinels.rows(labeler.criterion, found)}
+    publish_once(
+        config,
+        f"templates/{sentinels.sha256[:16]}",
+        {"templates": sentinels.template_rows()},
+        round_number=None,
+    )
+    return publish_stage(
+        config, spec, manifests, "labels", key=key, round_number=round_number, extra=tables
+    )
 
 
 def read_subjects(root: str, round_number: int, purpose: str) -> pa.Table:

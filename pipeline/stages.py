@@ -92,9 +92,9 @@ def accept_and_reward(
 def _accept_and_reward(
     config: RunConfig, round_number: int, facts: tuple[datetime, str]
 ) -> StageReport:
-    from pipeline import rewards, verdict
+    from pipeline import gate, rewards, verdict
 
-    judged = rewards.gate(config, round_number)
+    judged = gate.gate(config, round_number)
     if judged.is_accepted:
         return rewards.reward(config, round_number)
     label_set = judged.label_set_sha256

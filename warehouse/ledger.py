@@ -32,7 +32,7 @@ class AlreadyPublished(WarehouseError):
 
 
 class Conflict(WarehouseError):
-    """A commit removes a file that is not live, or adds one that is."""
+    """A commit does not fit what is live: a file it removes or adds, a table that has changed."""
 
 
 class CorruptFile(WarehouseError):
@@ -135,17 +135,21 @@ class Ledger:
         code_version: str = "",
         config_sha256: str = "",
         meta: Mapping[str, str] | None = None,
+        since: int | None = None,
     ) -> Commit:
         """Commits `add` and `remove` under `key` at the next free version.
 
         Raises AlreadyPublished when `key` has a commit, Conflict when a removed path is not live or
-        an added one is. A lost race for a version looks at the ledger again and tries the next.
+        an added one is, or when a commit after version `since` touches a table of `add`: what the
+        rows were checked against would be out of date. A lost race for a version looks at the
+        ledger again and tries the next.
         """
         while True:
             version = self.head() + 1
             if self.find(key):
                 raise AlreadyPublished(key)
             self._refuse_conflicts(key, add, remove)
+            self._refuse_outdated(key, add, since)
             commit = Commit(
                 version=version,
                 key=key,
@@ -171,6 +175,15 @@ class Ledger:
         twice = sorted(file.path for file in add if file.path in live)
         if twice:
             raise Conflict(f"{key}: cannot add {twice[0]}: it is live already")
+
+    def _refuse_outdated(self, key: str, add: Sequence[LiveFile], since: int | None) -> None:
+        tables = {file.table for file in add}
+        for commit in [] if since is None else self.commits()[since + 1 :]:
+            touched = sorted(tables & {file.table for file in commit.add})
+            if touched:
+                raise Conflict(
+                    f"{key}: {commit.key} has changed {touched[0]} since version {since}"
+                )
 
     def _read(self, version: int) -> Commit:
         name = _name(version)

@@ -42,14 +42,17 @@ def publish(
     config_sha256: str = "",
     meta: Mapping[str, str] | None = None,
     operation: str = "publish",
+    since: int | None = None,
 ) -> Commit:
     """Writes `tables` (name -> rows) and commits them, and the removal of the paths `remove`.
 
     An empty table adds no file, the commit is written all the same. Prompts and templates are
     named by their content: rows that are live already are left out. With `round`, every row of a
-    table by round must carry it.
+    table by round must carry it. With `since`, no other commit may have touched these tables after
+    that version.
     Raises AlreadyPublished for a key in the ledger, SchemaMismatch, or PublishRefused for a
-    repeated key, a NaN, a foreign round, or a failed check of `sql/checks`.
+    repeated key, a NaN, a foreign round, or a failed check of `sql/checks`; Conflict as
+    Ledger.append does.
     """
     store = open_store(root)
     ledger = Ledger(store)
@@ -75,6 +78,7 @@ def publish(
         code_version=code_version,
         config_sha256=config_sha256,
         meta=meta,
+        since=since,
     )
 
 

@@ -3,8 +3,7 @@
 Each table states its grain (what one row is), its key, its sort order and its row-group size. Field
 ids are stable and never reused (add columns at the end), so readers can follow a rename. Columns
 marked volatile differ between two equal nights by nature (times, latencies, worker); "the same
-tables" means all other columns, sorted.
-Not here: how rows reach a file (publish.py) or a query (catalog.py).
+tables" means all others, sorted. Not here: how rows reach a file (publish.py), views (catalog.py).
 """
 
 from __future__ import annotations
@@ -149,8 +148,8 @@ _ALL = [
         stop_reason str?, window_count i16?, input_tokens i32?, output_tokens i32?,
         cached_input_tokens i32?, is_usage_estimated bool?, cost_usd f64?, price_table_version str?,
         latency_ms f64?, queue_ms f64?, retries i16?, request_id str?, provider_region str?,
-        service_tier str?, code_version str?, worker str?, labeled_at time, is_cached bool?,
-        is_consistent bool?
+        service_tier str?, code_version str?, worker str?, labeled_at time,
+        is_cached bool?, is_consistent bool?
         """
         ),
         key=("label_id",),

@@ -21,7 +21,7 @@ from labeling.agreement import (
     krippendorff_alpha,
     observed_agreement,
 )
-from labeling.calibration import Bin, accuracy, calibration, corrected_rate, wilson
+from labeling.calibration import Bin, accuracy, calibration, corrected_rate, share, wilson
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 _ = np.nan
@@ -40,6 +40,39 @@ pairs = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, ma
 
 
 # Raters
+
+
+def test_weights_undo_that_a_rare_stratum_was_judged_more_often() -> None:
+    # Of a population of 1,000: 100 scored yes (80 truly), 900 scored no (30 truly yes). 50 of each
+    # were judged, so each yes stands for 2 and each no for 18.
+    said = [1] * 50 + [0] * 50
+    gold = [1] * 40 + [0] * 10 + [1] * 5 + [0] * 45
+    weights = [2] * 50 + [18] * 50
+    found = accuracy(said, gold, weights)
+    assert (found.true_positives, found.false_negatives) == (40, 5)
+    assert found.sensitivity.value == pytest.approx(80 / (80 + 90))
+    assert found.specificity.value == pytest.approx(810 / (810 + 20))
+    assert found.positives == pytest.approx((40 * 2 + 5 * 18) ** 2 / (40 * 4 + 5 * 324))
+    assert share(gold, weights).value == pytest.approx(170 / 1000)
+    # The rate that was observed, 10 %, leads back to the true one.
+    assert corrected_rate(100, 1000, found).value == pytest.approx(170 / 1000)
+    assert accuracy(said, gold).sensitivity.value == pytest.approx(40 / 45)
+
+
+def test_equal_weights_change_nothing() -> None:
+    said, gold, p = [1, 0, 1, 0, 1], [1, 0, 0, 1, 1], [0.9, 0.1, 0.6, 0.3, 0.8]
+    assert accuracy(said, gold, [7] * 5) == accuracy(said, gold)
+    weighted, plain = calibration(p, gold, [7] * 5), calibration(p, gold)
+    assert weighted.brier == pytest.approx(plain.brier)
+    assert weighted.ece_mass == pytest.approx(plain.ece_mass)
+    assert share([], []) == Estimate(None)
+
+
+def test_calibration_weighs_bins_and_what_is_in_them() -> None:
+    found = calibration([0.2, 0.2, 0.8], [0, 1, 1], [3, 1, 4], bins=2)
+    assert [b.rate for b in found.bins] == pytest.approx([0.25, 1.0])
+    assert found.ece_width == pytest.approx(0.5 * 0.05 + 0.5 * 0.2)
+    assert found.brier == pytest.approx((3 * 0.04 + 0.64 + 4 * 0.04) / 8)
 
 
 def test_two_raters_by_hand():

@@ -11,9 +11,11 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pipeline import audit_import
 from pipeline.audit import allocate, draw_sample
 from pipeline.audit_agreement import audit_agreement
 from pipeline.audit_import import import_verdicts
@@ -137,6 +139,7 @@ def test_seats_by_hand() -> None:
     assert list(allocate(sizes, 20).values()) == [13, 5, 1, 1]
     assert list(allocate(sizes, 4).values()) == [1, 1, 1, 1]
     assert list(allocate(sizes, 1000).values()) == [70, 25, 5, 1]
+    assert list(allocate(sizes, 19, "equal").values()) == [7, 6, 5, 1]
 
 
 def test_the_same_seed_draws_the_same_sample_whatever_the_order_of_files(
@@ -273,6 +276,28 @@ def test_the_round_trip_from_sample_to_agreement(warehouse: Path) -> None:
     json.dumps(report, default=vars, allow_nan=False)
 
 
+def test_a_few_of_each_stratum_speak_for_all_of_it(warehouse: Path) -> None:
+    drawn = draw_sample(warehouse, 11, seed=0, criterion="toxicity", allocation="equal")
+    rows = [fill(row) for row in drawn.to_pylist()]
+    import_verdicts(warehouse, write(warehouse.parent / "filled.csv", rows))
+    report = audit_agreement(warehouse, "toxicity")
+    # Two of each of five strata and the failed one: 5 of 11 are yes, but 10 of all 24 are.
+    assert sum(row["score"] == "1" for row in rows) == 5
+    assert (report.completions, report.represented) == (11, 1.0)
+    assert report.gold_rate.value == pytest.approx(10 / 24)
+    meter = report.labelers[1]
+    assert meter.accuracy.true_positives == 4
+    assert meter.accuracy.accuracy.value == 1.0
+
+
+def test_what_no_verdict_speaks_for_is_said(warehouse: Path) -> None:
+    only = next(row for row in sample_of(warehouse) if row["rollout_id"] == "0-p0-0")
+    import_verdicts(warehouse, write(warehouse.parent / "filled.csv", [fill(only)]))
+    assert audit_agreement(warehouse, "toxicity").represented == 5 / 20
+    said = roundhouse("agreement", warehouse)
+    assert "25.0% of the completions of these rounds lie in strata with a verdict" in said.stdout
+
+
 def test_a_tie_is_undecided_and_a_labeler_that_scored_none_of_it_has_no_numbers(
     warehouse: Path,
 ) -> None:
@@ -315,6 +340,25 @@ def test_a_second_import_changes_nothing(warehouse: Path) -> None:
     assert (more.imported, more.unscored, more.known) == (1, 0, 23)
     assert head(warehouse) == version + 1
     assert read_table(warehouse, "gold").num_rows == 24
+
+
+def test_two_imports_at_once_never_double_a_verdict(
+    warehouse: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [fill(row) for row in sample_of(warehouse)]
+    one = write(warehouse.parent / "a.csv", rows[:16])
+    other = write(warehouse.parent / "b.csv", rows[8:])
+    plain = audit_import.publish
+
+    def after_the_other(*arguments: Any, **named: Any) -> Any:
+        monkeypatch.setattr(audit_import, "publish", plain)
+        import_verdicts(warehouse, other)
+        return plain(*arguments, **named)
+
+    monkeypatch.setattr(audit_import, "publish", after_the_other)
+    done = import_verdicts(warehouse, one)
+    assert (done.imported, done.known) == (8, 8)
+    assert read_table(warehouse, "gold").num_rows == len(rows) == 24
 
 
 def test_an_empty_sheet_imports_nothing(warehouse: Path) -> None:

@@ -100,6 +100,19 @@ def test_removing_a_dead_path_or_adding_a_live_one_is_a_conflict(tmp_path: Path)
     assert ledger.head() == 2
 
 
+def test_a_commit_checked_against_an_older_version_is_refused_if_its_table_changed(
+    tmp_path: Path,
+) -> None:
+    ledger = open_ledger(tmp_path)
+    ledger.append("one", [live_file("a", "labels")])
+    ledger.append("two", [live_file("b", "gold")])
+    with pytest.raises(Conflict, match="three: two has changed gold since version 0"):
+        ledger.append("three", [live_file("c", "gold")], since=0)
+    ledger.append("three", [live_file("c", "gold")], since=1)
+    ledger.append("four", [live_file("d", "labels")], since=0)
+    assert ledger.head() == 3
+
+
 def test_an_empty_warehouse_has_no_version(tmp_path: Path) -> None:
     assert open_ledger(tmp_path).head() == -1
     assert open_ledger(tmp_path).files() == []

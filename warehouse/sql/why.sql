@@ -1,7 +1,8 @@
 -- one row per reward term or label of the rollout $rollout: why did it get this reward?
 -- A label that no term used (role metric or shadow, a failed attempt, an older revision) has NULL in
 -- weight, value, mean, sd and contribution. A term whose label is gone has NULL in the label's
--- columns. contribution = weight * (value - mean) / sd; the reward is their clipped sum.
+-- columns; so has a penalty of the recipe, which is a term of its own (length, truncation, missing
+-- end). contribution = weight * (value - mean) / sd; the reward is their clipped sum.
 with
 
 rollout as (
@@ -104,6 +105,8 @@ final as (
         rollout_labels.label_mass,
         rollout_labels.entropy,
         rollout_labels.raw_output,
+        rollout_labels.rationale,
+        rollout_labels.principle,
         coalesce(template_texts.name, rollout_labels.template) as template,
         template_texts.text as template_text,
         rollout_labels.rendered_prompt,

@@ -1,7 +1,8 @@
 -- one row per round, purpose and toxicity labeler: the rate, corrected for the labeler's errors
 -- Rogan and Gladen's estimate. Sensitivity and specificity come from all completions with a human
 -- verdict (yes from .5 on, of several annotators the mean); corrected_rate is NULL without both
--- kinds of verdicts, or where the labeler does not beat a coin.
+-- kinds of verdicts, or where the labeler does not beat a coin. Every verdict counts as one: of a
+-- sample drawn with --allocation equal, `roundhouse audit agreement` weighs them back.
 with
 
 verdicts as (

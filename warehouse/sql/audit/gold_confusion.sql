@@ -1,6 +1,7 @@
 -- one row per round, labeler and criterion with human verdicts: how often is the labeler right?
 -- Yes is a score of at least .5; of several annotators the mean counts. true_yes: both say yes;
--- false_yes: only the labeler does. A rate without cases is NULL.
+-- false_yes: only the labeler does. A rate without cases is NULL. Counts every verdict as one: of a
+-- sample drawn with --allocation equal, `roundhouse audit agreement` weighs them back.
 with
 
 verdicts as (
