@@ -142,6 +142,7 @@ class _Batch:
         finally:  # where `done` raised, the others must not use a closed session
             for task in tasks:
                 task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
         if self._why is not None:
             raise self._why
         return [answers[place] for place in range(len(requests))]
@@ -182,6 +183,7 @@ class _Batch:
             paid, tokens = 0.0, likely_tokens(request)
             try:
                 await self._pause(self._rate.wait(tokens, time.monotonic()))
+                paid = promised  # from here on it may be billed, also if it is given up
                 started = time.monotonic()
                 try:
                     answer = await self._call(request)
@@ -192,6 +194,9 @@ class _Batch:
             except CallFailed as failed:
                 self._has_reached |= not failed.is_unreachable
                 paid = promised if failed.may_be_billed else 0.0
+                raise
+            except LabelingError:
+                paid = 0.0
                 raise
             finally:
                 self._budget.settle(promised, paid)
