@@ -16,6 +16,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
 from tenacity.wait import wait_random_exponential
@@ -123,7 +124,7 @@ class _Batch:
         self._has_reached = False
 
     async def complete(self, requests: Sequence[ChatRequest]) -> list[ChatAnswer]:
-        answers: dict[int, ChatAnswer] = {}
+        answers: list[ChatAnswer | None] = [None] * len(requests)
         waiting = iter(enumerate(requests))
 
         async def work() -> None:
@@ -145,7 +146,7 @@ class _Batch:
             await asyncio.gather(*tasks, return_exceptions=True)
         if self._why is not None:
             raise self._why
-        return [answers[place] for place in range(len(requests))]
+        return cast("list[ChatAnswer]", answers)
 
     async def _answer(self, request: ChatRequest) -> ChatAnswer | None:
         """The answer after its retries; None where the batch was stopped before."""
