@@ -115,6 +115,9 @@ class ChatServer:
         finally:
             self.in_flight -= 1
             self.times[1] = time.monotonic()
+        if kind == "reset":
+            assert request.transport is not None
+            request.transport.abort()
         if kind in ERRORS:
             return self._error(kind, dialect, request.headers.get("Authorization", ""))
         if kind in ("malformed", "no_choices"):

@@ -165,6 +165,7 @@ def test_what_passes_is_tried_again(kind: str):
         ("malformed", "error", "malformed_body"),
         ("no_choices", "error", "malformed_body"),
         ("cut", "error", "RemoteProtocolError"),
+        ("reset", "error", "RemoteProtocolError"),
         ("slow", "timeout", "timeout"),
     ],
 )
