@@ -22,7 +22,7 @@ def load_chat_engine(engine_config: JudgeEngineConfig, paid: PaidWork | None = N
         budget_usd=engine_config.budget_usd,
         max_retries=engine_config.max_retries,
     )
-    price = _price(engine_config)
+    price = price_of(engine_config)
     if isinstance(engine_config, OpenAIEngineConfig):
         from labeling.engines.openai_chat import OpenAIChatEngine
 
@@ -32,7 +32,8 @@ def load_chat_engine(engine_config: JudgeEngineConfig, paid: PaidWork | None = N
     return BedrockChatEngine(engine_config, limits, price)
 
 
-def _price(config: OpenAIEngineConfig | BedrockEngineConfig) -> Price | None:
+def price_of(config: OpenAIEngineConfig | BedrockEngineConfig) -> Price | None:
+    """What the configuration gives, or else the shipped table, or None where nobody knows."""
     given = config.price
     if given is None:
         return known_price(config.model)
