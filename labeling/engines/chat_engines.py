@@ -25,7 +25,7 @@ def load_chat_engine(engine_config: JudgeEngineConfig, paid: PaidWork | None = N
         max_retries=engine_config.max_retries,
         account=_account(engine_config, paid),
     )
-    price = _price(engine_config)
+    price = price_of(engine_config)
     if price is None and paid is not None and paid.budget_usd is not None:
         raise LabelingError(
             f"engine.price: {engine_config.model} is not in the price table, so budget_usd cannot "
@@ -55,7 +55,8 @@ def _account(
     return Account(paid.spending, f"{config.kind} {config.model} {place}", paid.budget_usd)
 
 
-def _price(config: OpenAIEngineConfig | BedrockEngineConfig) -> Price | None:
+def price_of(config: OpenAIEngineConfig | BedrockEngineConfig) -> Price | None:
+    """What the configuration gives, or else the shipped table, or None where nobody knows."""
     given = config.price
     if given is None:
         return known_price(config.model)

@@ -40,15 +40,11 @@ create table if not exists workers (
 
 @dataclass(frozen=True)
 class Account:
-    """Where an engine's limits are kept, under which name, and USD for all accounts together.
-
-    `budget_key` is the configuration's key of that sum.
-    """
+    """Where an engine's limits are kept, under which name, and USD for all accounts together."""
 
     path: Path
     name: str
     budget_usd: float | None = None
-    budget_key: str = "budget_usd"
 
 
 class AccountFile:
@@ -159,7 +155,7 @@ class SharedBudget(Budget):
         name = self._account.name
         limits: tuple[tuple[float | None, list[str], str], ...] = (
             (self._usd, [name], "engine.budget_usd"),
-            (self._account.budget_usd, [], self._account.budget_key),
+            (self._account.budget_usd, [], "budget_usd"),
         )
         with self._file.change() as con:
             must_wait = _in_flight(con, name) >= self._slots
@@ -224,6 +220,20 @@ class SharedRate(TokenRate):
 
     def _write(self, con: sqlite3.Connection, free_at: float) -> None:
         con.execute("update accounts set free_at = ? where account = ?", [free_at, self._name])
+
+
+def budget_and_rate(
+    usd: float | None,
+    price: Price | None,
+    per_minute: int | None,
+    slots: int,
+    account: Account | None,
+) -> tuple[Budget, TokenRate]:
+    """Of the account, or without one of this process. Raises ValueError as Budget does."""
+    if account is None:
+        return Budget(usd, price), TokenRate(per_minute)
+    file = AccountFile(account)
+    return SharedBudget(usd, price, slots, account, file), SharedRate(per_minute, account, file)
 
 
 def _sums(con: sqlite3.Connection, *accounts: str) -> tuple[float, float]:

@@ -17,7 +17,8 @@ from labeling.engines.chat_engines import load_chat_engine
 from labeling.engines.prices import Price
 from labeling.engines.shared_limits import Account, AccountFile, SharedBudget, SharedRate
 from labeling.label import LabelingError
-from tests.labeling.chat_server import INPUT_TOKENS, OUTPUT_TOKENS, ChatServer, Plan, serving
+from tests.labeling.chat_bodies import INPUT_TOKENS, OUTPUT_TOKENS
+from tests.labeling.chat_server import ChatServer, Plan, serving
 
 PRICE = {"input": 100.0, "output": 1000.0}
 COST = Price(100.0, 1000.0, "").cost(INPUT_TOKENS, OUTPUT_TOKENS)  # USD of one answer: 0.02

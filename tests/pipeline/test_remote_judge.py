@@ -17,7 +17,8 @@ import yaml
 from pipeline import labels
 from pipeline.config import RunConfig, load_config
 from pipeline.stage import StageError
-from tests.labeling.chat_server import INPUT_TOKENS, OUTPUT_TOKENS, ChatServer, Plan, serving
+from tests.labeling.chat_bodies import INPUT_TOKENS, OUTPUT_TOKENS
+from tests.labeling.chat_server import ChatServer, Plan, serving
 from tests.labeling.scripted_chat import verdict
 from tests.warehouse.builder import prompt, publish_rows, rollout
 from warehouse.catalog import connect
