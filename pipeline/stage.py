@@ -113,8 +113,8 @@ def run_stage(
 ) -> list[Manifest]:
     """Brings every shard to its manifest, skipping the finished; returns all manifests in order.
 
-    `make_worker` must be picklable: it is called in Beam's worker process. Raises StageError when
-    a shard's rows do not add up, and whatever a dead engine raises.
+    `make_worker` must be picklable: it is called in Beam's worker process. Raises StageError with
+    the reason when a shard's rows do not add up or an engine is dead.
     """
     spec.folder.mkdir(parents=True, exist_ok=True)
     names = [f"{i:05d}" for i in range(len(shards))]
@@ -137,9 +137,10 @@ def run_stage(
                     | "work" >> beam.ParDo(_shard_do_fn(spec, make_worker))
                 )
         except Exception as error:
-            for reason in sorted(spec.folder.glob(_REASON.format("*"))):
-                raise StageError(f"{spec.name}: {reason.read_text()}") from error
-            raise
+            reasons = sorted(spec.folder.glob(_REASON.format("*")))
+            if not reasons:
+                raise
+            raise StageError(f"{spec.name}: {reasons[0].read_text()}") from error
     manifests = [_finished(spec, name) for name in names]
     missing = [n for n, m in zip(names, manifests, strict=True) if m is None]
     if missing:
