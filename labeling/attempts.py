@@ -136,7 +136,7 @@ def _call(attempt: Attempt) -> dict[str, object]:
         "error_type": answer.error_type,
         "error_message": message,
         "cached_input_tokens": answer.cached_input_tokens,
-        "is_usage_estimated": False if is_counted else None,
+        "is_usage_estimated": not is_counted if is_counted or answer.text is not None else None,
         "cost_usd": answer.cost_usd,
         "price_table_version": answer.price_table_version,
         "is_cached": answer.is_cached,

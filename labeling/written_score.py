@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from labeling.attempts import Attempt, storable
 from labeling.engines.chat import ChatAnswer, ChatRequest
+from labeling.engines.prices import estimated_tokens
 from labeling.judge import measure
 from labeling.judge_prompt import JudgePrompt
 from labeling.label import Measurement
@@ -27,19 +28,25 @@ _FAILED = ("empty", "truncated", "filtered", "timeout", "throttled", "error")
 def unread(request: ChatRequest, answer: ChatAnswer) -> Measurement:
     """The answer as it came, without a score: its own status, or error where it has none of them.
 
-    Of an ok answer the status is error until it has been read.
+    Of an ok answer the status is error until it has been read. Tokens that the endpoint did not
+    count are estimated, which the row says (is_usage_estimated); the cost is not.
     """
     is_known = answer.status in _FAILED
     detail = answer.error_message
     if not is_known and answer.status != "ok":
         detail = f"the engine gave the answer status {answer.status!r}"
+    read, wrote = answer.input_tokens, answer.output_tokens
+    if answer.text is not None:
+        asked = [message["content"] for message in request.messages]
+        read = estimated_tokens(*asked) if read is None else read
+        wrote = estimated_tokens(answer.text) if wrote is None else wrote
     return Measurement(
         answer.status if is_known else "error",
         raw_output=None if answer.text is None else storable(answer.text),
         status_detail=detail and storable(detail),
         rendered_prompt=shown_text(request.messages),
-        input_tokens=answer.input_tokens,
-        output_tokens=answer.output_tokens,
+        input_tokens=read,
+        output_tokens=wrote,
     )
 
 

@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from labeling.config import LabelerConfig
+from labeling.engine_config import BedrockEngineConfig, OpenAIEngineConfig
 from labeling.gate_config import GateConfig
 from labeling.reward_config import RewardConfig
 from pipeline.config_errors import explain
@@ -130,6 +131,9 @@ class RunConfig(_Section):
     seed: int = 0
     rounds: int = Field(3, ge=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    budget_usd: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="for the remote judges of a round together"
+    )
     policy: PolicyConfig
     prompts: PromptsConfig
     rollouts: RolloutsConfig = RolloutsConfig()
@@ -182,6 +186,20 @@ class RunConfig(_Section):
                 raise ValueError(
                     f"labelers.{labeler.name}: helpfulness cannot be learnt from "
                     "policy.starter_text, so there is no starter-judge with it; leave it out"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _budget_has_prices(self) -> RunConfig:
+        for labeler in self.labelers if self.budget_usd is not None else ():
+            engine = getattr(labeler, "engine", None)
+            if not isinstance(engine, OpenAIEngineConfig | BedrockEngineConfig):
+                continue
+            if not engine.has_price:
+                raise ValueError(
+                    f"labelers.{labeler.name}.engine.price: {engine.model} is not in the price "
+                    "table, so budget_usd cannot be kept; give {input: ..., output: ...} in USD "
+                    "per million tokens"
                 )
         return self
 

@@ -175,7 +175,11 @@ def label_texts(
         labeler,
         device=choose_device(config.device),
         resolve=functools.partial(resolve, config, progress=show_building),
-        paid=PaidWork(answers=answers_file(None)),
+        paid=PaidWork(
+            answers=answers_file(None),
+            spending=work / "spending.sqlite",
+            budget_usd=config.budget_usd,
+        ),
     )
     for path in folder.glob("progress-*.json"):  # steps of a model are no rows of the file
         path.unlink()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from pathlib import Path
 
 import pyarrow as pa
 
@@ -106,7 +107,8 @@ def label_subjects(
         unit="labels",
         beam=config.beam,
     )
-    make = functools.partial(LabelWorker, LabelerSettings(config, labeler))
+    round_number = subjects["round"][0].as_py() if subjects.num_rows else 0
+    make = functools.partial(LabelWorker, LabelerSettings(config, labeler, round_number))
     shards = split_rows(subjects, config.beam.shard_rows)
     return spec, run_stage(spec, shards if last_shard is None else [*shards, last_shard], make)
 
@@ -122,12 +124,19 @@ def read_subjects(root: str, round_number: int, purpose: str) -> pa.Table:
     return rollouts.join(prompts, keys="prompt_id", join_type="inner").sort_by("rollout_id")
 
 
+def spending_file(root: str, round_number: int) -> Path:
+    """Where the workers of all labelers of a round keep their limits; a resumed night counts on."""
+    name = f"spending-round={round_number}.sqlite"
+    return staging_folder(root, "spending", "").with_name(name)
+
+
 @dataclass(frozen=True)
 class LabelerSettings:
     """Everything a label worker needs; picklable."""
 
     config: RunConfig
     labeler: LabelerConfig
+    round_number: int
 
 
 class LabelWorker:
@@ -139,7 +148,11 @@ class LabelWorker:
             settings.labeler,
             device=choose_device(config.device),
             resolve=functools.partial(resolve, config),
-            paid=PaidWork(answers=answers_file(config.warehouse)),
+            paid=PaidWork(
+                answers=answers_file(config.warehouse),
+                spending=spending_file(config.warehouse, settings.round_number),
+                budget_usd=config.budget_usd,
+            ),
         )
         templates = self._labeler.template_rows()
         for row in templates.to_pylist():

@@ -59,6 +59,7 @@ class ShardWorker(Protocol):
 # Freeing an engine costs over a second and frees nothing that the end of the stage's process, which
 # comes next, does not free: so workers are kept to that end.
 _KEPT: list[ShardWorker] = []
+_REASON = "reason-{}.txt"
 
 
 @dataclass(frozen=True)
@@ -126,8 +127,8 @@ def run_stage(
 ) -> list[Manifest]:
     """Brings every shard to its manifest, skipping the finished; returns all manifests in order.
 
-    `make_worker` must be picklable: it is called in Beam's worker process. Raises StageError when
-    a shard's rows do not add up, and whatever a dead engine raises.
+    `make_worker` must be picklable: it is called in Beam's worker process. Raises StageError with
+    the reason when a shard's rows do not add up or an engine is dead.
     """
     spec.folder.mkdir(parents=True, exist_ok=True)
     names = [f"{i:05d}" for i in range(len(shards))]
@@ -140,12 +141,20 @@ def run_stage(
 
         from pipeline.runners import beam_options
 
-        with beam.Pipeline(options=beam_options(spec.beam)) as pipeline:
-            _ = (
-                pipeline
-                | "shards" >> beam.Create(todo, reshuffle=spec.beam.workers > 1)
-                | "work" >> beam.ParDo(_shard_do_fn(spec, make_worker))
-            )
+        for reason in spec.folder.glob(_REASON.format("*")):
+            reason.unlink()
+        try:
+            with beam.Pipeline(options=beam_options(spec.beam)) as pipeline:
+                _ = (
+                    pipeline
+                    | "shards" >> beam.Create(todo, reshuffle=spec.beam.workers > 1)
+                    | "work" >> beam.ParDo(_shard_do_fn(spec, make_worker))
+                )
+        except Exception as error:
+            reasons = sorted(spec.folder.glob(_REASON.format("*")))
+            if not reasons:
+                raise
+            raise StageError(f"{spec.name}: {reasons[0].read_text()}") from error
     manifests = [_finished(spec, name) for name in names]
     missing = [n for n, m in zip(names, manifests, strict=True) if m is None]
     if missing:
@@ -181,16 +190,28 @@ def _shard_do_fn(spec: StageSpec, make_worker: Callable[[], ShardWorker]) -> bea
 
         def setup(self) -> None:
             started = time.monotonic()
-            self._worker = make_worker()
+            with _reason_kept(spec, "start"):
+                self._worker = make_worker()
             _KEPT.append(self._worker)
             self._load_seconds = time.monotonic() - started
 
         def process(self, shard: str) -> Iterator[str]:
-            manifest = _process_shard(spec, shard, self._worker, self._load_seconds)
+            with _reason_kept(spec, shard):
+                manifest = _process_shard(spec, shard, self._worker, self._load_seconds)
             self._load_seconds = 0.0  # counted once per process
             yield json.dumps(asdict(manifest))
 
     return ShardDoFn()
+
+
+@contextlib.contextmanager
+def _reason_kept(spec: StageSpec, name: str) -> Iterator[None]:
+    """Writes down what ended the stage: Beam hands on a traceback, whose reader wants a line."""
+    try:
+        yield
+    except Exception as error:
+        write_atomically(spec.folder / _REASON.format(name), f"{type(error).__name__}: {error}")
+        raise
 
 
 def _process_shard(

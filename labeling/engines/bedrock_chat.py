@@ -59,8 +59,9 @@ class BedrockChatEngine:
         return self._dispatcher.complete(requests, self._session, done)
 
     def close(self) -> None:
-        """Closes the connections."""
+        """Closes the connections; leaves the shared limits."""
         self._client.close()
+        self._dispatcher.close()
 
     def _session(self) -> AbstractAsyncContextManager[Call]:
         return self._open()
@@ -76,7 +77,7 @@ class BedrockChatEngine:
             yield call
 
     def _call(self, request: ChatRequest) -> ChatAnswer:
-        from botocore import exceptions
+        from botocore import exceptions, parsers
 
         try:
             response = self._client.converse(**_arguments(self.model, request))
@@ -86,10 +87,8 @@ class BedrockChatEngine:
             message = f"no answer in {self._config.timeout_seconds:g} s"
             raise CallFailed("timeout", "ReadTimeoutError", message, may_be_billed=True) from error
         except (exceptions.ConnectionError, exceptions.HTTPClientError) as error:
-            name = type(error).__name__
-            is_away = isinstance(error, exceptions.EndpointConnectionError)
-            raise CallFailed("error", name, str(error), is_unreachable=is_away) from error
-        except exceptions.ResponseParserError as error:
+            raise _lost_connection(error) from error
+        except parsers.ResponseParserError as error:
             message = "the body is no Converse answer"
             raise CallFailed("error", "malformed_body", message, may_be_billed=True) from error
         except exceptions.ParamValidationError as error:
@@ -140,6 +139,20 @@ def _client(config: BedrockEngineConfig) -> Any:
         raise LabelingError(f"cannot reach Bedrock in {config.region}: {error}") from error
 
 
+def _lost_connection(error: Exception) -> CallFailed:
+    """Nobody there, or one that went away while it worked on the call."""
+    from botocore.exceptions import ConnectTimeoutError, EndpointConnectionError
+
+    is_away = isinstance(error, EndpointConnectionError | ConnectTimeoutError)
+    return CallFailed(
+        "error",
+        type(error).__name__,
+        str(error),
+        may_be_billed=not is_away,
+        is_unreachable=is_away,
+    )
+
+
 def _arguments(model: str, request: ChatRequest) -> dict[str, Any]:
     """Of Converse, which has the system's messages apart. Raises LabelingError."""
     if request.temperature > 1:
@@ -181,16 +194,15 @@ def _answer(key: str, model: str, response: dict[str, Any]) -> ChatAnswer:
         text = json.dumps(inputs[0], ensure_ascii=False)
     status = _STATUSES.get(reason, "error")
     cached = usage.get("cacheReadInputTokens")
-    inputs_seen = usage.get("inputTokens")
-    if inputs_seen is not None:
-        inputs_seen += (cached or 0) + usage.get("cacheWriteInputTokens", 0)
+    inputs_seen = usage.get("inputTokens", 0) + (cached or 0)
+    inputs_seen += usage.get("cacheWriteInputTokens", 0)
     return ChatAnswer(
         key,
         "empty" if status == "ok" and not text.strip() else status,
         text=text or None,
         stop_reason=reason,
-        input_tokens=inputs_seen,
-        output_tokens=usage.get("outputTokens"),
+        input_tokens=inputs_seen or None,  # there is no empty prompt: not counted
+        output_tokens=usage.get("outputTokens") if inputs_seen else None,
         cached_input_tokens=cached,
         model=model,
         request_id=response.get("ResponseMetadata", {}).get("RequestId"),

@@ -3,33 +3,31 @@
 Per call, in this order: a slot, the budget, the rate of tokens, the wire. A call in backoff holds
 none of them. A fixed crew of tasks, a few per slot, draws from the requests, so memory does not
 grow with their number; when the whole crew is in backoff the endpoint gets its rest. Limits are
-those of one process: several workers with one account share it out in their configurations.
-Not here: what a call looks like (openai_chat.py, bedrock_chat.py), which errors mean what
-(failures.py), arithmetic of money and rates (prices.py), a cache.
+those of one process, or of all that share an account's file (shared_limits.py). Not here: what a
+call looks like (openai_chat.py, bedrock_chat.py), which errors mean what (failures.py), when a call
+is sent again (retries.py), arithmetic of money and rates (prices.py), a cache.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field, replace
-
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
-from tenacity.wait import wait_random_exponential
+from dataclasses import dataclass, replace
+from typing import cast
 
 from labeling.engines.chat import BudgetSpent, ChatAnswer, ChatRequest
 from labeling.engines.failures import CallFailed
 from labeling.engines.prices import Budget, Price, TokenRate, likely_tokens
+from labeling.engines.retries import Times, retrying
+from labeling.engines.shared_limits import LEASE_SECONDS, Account, SharedBudget, budget_and_rate
 from labeling.label import LabelingError
 
 _CREW_PER_SLOT = 4
-# Full jitter: uniform between 0 and a bound that doubles, so that calls refused together do not
-# come back together (Brooker, "Exponential Backoff And Jitter", AWS 2015).
-_JITTER = wait_random_exponential(multiplier=0.5, max=30)
-_LONGEST_RETRY_AFTER = 120.0  # who asks for an hour is not there tonight
+_LOOK_AGAIN = 0.05  # seconds: nobody tells when another worker gives a slot or money back
 
 Call = Callable[[ChatRequest], Awaitable[ChatAnswer]]
 Done = Callable[[ChatAnswer], None]
@@ -37,12 +35,16 @@ Done = Callable[[ChatAnswer], None]
 
 @dataclass(frozen=True)
 class Limits:
-    """What all calls of an engine share. Slots and retries are counts; None: no limit."""
+    """What all calls of an engine share. Slots and retries are counts; None: no limit.
+
+    `account`: shared with other processes; None: with none.
+    """
 
     max_in_flight: int
     tokens_per_minute: int | None
     budget_usd: float | None
     max_retries: int
+    account: Account | None = None
 
 
 class Dispatcher:
@@ -51,14 +53,24 @@ class Dispatcher:
     def __init__(self, limits: Limits, price: Price | None) -> None:
         """Raises ValueError for a budget without a price."""
         self._limits = limits
-        self._budget = Budget(limits.budget_usd, price)
-        self._rate = TokenRate(limits.tokens_per_minute)
+        self._budget, self._rate = budget_and_rate(
+            limits.budget_usd,
+            price,
+            limits.tokens_per_minute,
+            limits.max_in_flight,
+            limits.account,
+        )
         self._turn = threading.Lock()
 
     @property
     def spent_usd(self) -> float:
         """Paid so far; see Budget.spent."""
         return self._budget.spent
+
+    @property
+    def budget(self) -> Budget:
+        """What an engine draws on that also sends by other ways than this one."""
+        return self._budget
 
     def complete(
         self,
@@ -75,6 +87,11 @@ class Dispatcher:
         with self._turn:
             return asyncio.run(self._complete(requests, session, done))
 
+    def close(self) -> None:
+        """Leaves what is shared with other processes."""
+        if isinstance(self._budget, SharedBudget):
+            self._budget.close()
+
     async def _complete(
         self,
         requests: Sequence[ChatRequest],
@@ -90,24 +107,6 @@ class _Stopped(Exception):
     """The batch ends before this request was sent (again)."""
 
 
-@dataclass
-class _Times:
-    """Of one request, in seconds of the monotonic clock."""
-
-    came_at: float = field(default_factory=time.monotonic)
-    attempts: list[tuple[float, float]] = field(default_factory=list)  # start, length
-
-    def put_on(self, answer: ChatAnswer) -> ChatAnswer:
-        started, seconds = self.attempts[-1]
-        earlier = sum(length for _, length in self.attempts[:-1])
-        return replace(
-            answer,
-            retries=len(self.attempts) - 1,
-            seconds=seconds,
-            queued_seconds=max(0.0, started - self.came_at - earlier),
-        )
-
-
 class _Batch:
     """One call of complete()."""
 
@@ -117,13 +116,14 @@ class _Batch:
         self._limits, self._budget, self._rate = limits, budget, rate
         self._call, self._done = call, done
         self._slots = asyncio.Semaphore(limits.max_in_flight)
+        self._next = asyncio.Lock()  # one looks for a place in the budget, the others queue
         self._settled = asyncio.Event()
         self._stop = asyncio.Event()
         self._why: Exception | None = None
         self._has_reached = False
 
     async def complete(self, requests: Sequence[ChatRequest]) -> list[ChatAnswer]:
-        answers: dict[int, ChatAnswer] = {}
+        answers: list[ChatAnswer | None] = [None] * len(requests)
         waiting = iter(enumerate(requests))
 
         async def work() -> None:
@@ -137,27 +137,23 @@ class _Batch:
 
         crew = min(len(requests), _CREW_PER_SLOT * self._limits.max_in_flight)
         tasks = [asyncio.create_task(work()) for _ in range(crew)]
+        alive = asyncio.create_task(self._stay_alive())
         try:
             await asyncio.gather(*tasks)
         finally:  # where `done` raised, the others must not use a closed session
-            for task in tasks:
+            for task in (*tasks, alive):
                 task.cancel()
+            await asyncio.gather(*tasks, alive, return_exceptions=True)
         if self._why is not None:
             raise self._why
-        return [answers[place] for place in range(len(requests))]
+        return cast("list[ChatAnswer]", answers)
 
     async def _answer(self, request: ChatRequest) -> ChatAnswer | None:
         """The answer after its retries; None where the batch was stopped before."""
-        times = _Times()
-        retrying = AsyncRetrying(
-            stop=stop_after_attempt(self._limits.max_retries + 1),
-            wait=_backoff,
-            retry=retry_if_exception(lambda e: isinstance(e, CallFailed) and e.is_retryable),
-            sleep=self._pause,
-            reraise=True,
-        )
+        times = Times()
+        sent = retrying(self._limits.max_retries, self._pause)
         try:
-            answer: ChatAnswer = await retrying(self._attempt, request, times)
+            answer: ChatAnswer = await sent(self._attempt, request, times)
         except CallFailed as failed:
             if failed.is_unreachable and not self._has_reached:
                 self._end(LabelingError(f"nobody answers: {failed.message}"))
@@ -176,12 +172,13 @@ class _Batch:
             return None
         return times.put_on(answer)
 
-    async def _attempt(self, request: ChatRequest, times: _Times) -> ChatAnswer:
+    async def _attempt(self, request: ChatRequest, times: Times) -> ChatAnswer:
         async with self._slots:
             promised = await self._promise(request)
             paid, tokens = 0.0, likely_tokens(request)
             try:
                 await self._pause(self._rate.wait(tokens, time.monotonic()))
+                paid = promised  # from here on it may be billed, also if it is given up
                 started = time.monotonic()
                 try:
                     answer = await self._call(request)
@@ -192,6 +189,9 @@ class _Batch:
             except CallFailed as failed:
                 self._has_reached |= not failed.is_unreachable
                 paid = promised if failed.may_be_billed else 0.0
+                raise
+            except LabelingError:
+                paid = 0.0
                 raise
             finally:
                 self._budget.settle(promised, paid)
@@ -208,13 +208,22 @@ class _Batch:
 
     async def _promise(self, request: ChatRequest) -> float:
         """Waits until the budget surely holds this call. Raises BudgetSpent, _Stopped."""
-        while not self._stop.is_set():
-            promised = self._budget.promise(request)
-            if promised is not None:
-                return promised
-            self._settled.clear()
-            await self._settled.wait()
+        look_again = _LOOK_AGAIN if self._limits.account else None
+        async with self._next:
+            while not self._stop.is_set():
+                self._settled.clear()
+                promised = self._budget.promise(request)
+                if promised is not None:
+                    return promised
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._settled.wait(), look_again)
         raise _Stopped
+
+    async def _stay_alive(self) -> None:
+        """Until cancelled: a call may take longer than the lease of a dead worker's slots."""
+        while isinstance(self._budget, SharedBudget):
+            self._budget.renew()
+            await asyncio.sleep(LEASE_SECONDS / 3)
 
     async def _pause(self, seconds: float) -> None:
         """Sleeps, but not past the end of the batch. Raises _Stopped."""
@@ -231,10 +240,3 @@ class _Batch:
         self._why = self._why or why
         self._stop.set()
         self._settled.set()
-
-
-def _backoff(state: RetryCallState) -> float:
-    """Seconds: what the endpoint asks for, and a random time on top."""
-    failed = None if state.outcome is None else state.outcome.exception()
-    asked = failed.retry_after if isinstance(failed, CallFailed) else None
-    return min(asked or 0.0, _LONGEST_RETRY_AFTER) + _JITTER(state)

@@ -6,6 +6,7 @@ who tries again (dispatch.py), the error codes of one kind of endpoint (its engi
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
@@ -69,9 +70,11 @@ def retry_after_seconds(header: str | None) -> float | None:
     if header is None:
         return None
     try:
-        return max(0.0, float(header))
+        seconds = float(header)
     except ValueError:
         pass
+    else:
+        return max(0.0, seconds) if math.isfinite(seconds) else None
     try:
         at = parsedate_to_datetime(header)
     except ValueError:

@@ -23,7 +23,7 @@ from labeling.engines.prices import Price
 from labeling.label import LabelingError
 
 if TYPE_CHECKING:
-    from openai import APIStatusError, AsyncOpenAI
+    from openai import APIConnectionError, APIStatusError, AsyncOpenAI
     from openai.types.chat import ChatCompletion
     from openai.types.chat.chat_completion import Choice
 
@@ -53,7 +53,8 @@ class OpenAIChatEngine:
         return self._dispatcher.complete(requests, self._session, done)
 
     def close(self) -> None:
-        """Nothing stays open between batches."""
+        """No connection stays open between batches; leaves the shared limits."""
+        self._dispatcher.close()
 
     def _session(self) -> AbstractAsyncContextManager[Call]:
         return self._open()
@@ -88,12 +89,23 @@ class OpenAIChatEngine:
         except openai.APIStatusError as error:
             raise self._refusal(error) from None  # the cause's text may show the key
         except openai.APIConnectionError as error:
-            cause = type(error.__cause__ or error).__name__
-            message = f"no connection to {self._place} ({cause})"
-            raise CallFailed("error", cause, message, is_unreachable=True) from None
+            raise self._lost_connection(error) from None
         except (openai.APIError, ValueError) as error:
             raise _malformed(f"not JSON of a completion ({type(error).__name__})") from None
         return _answer(request.key, completion)
+
+    def _lost_connection(self, error: APIConnectionError) -> CallFailed:
+        """Nobody there, or one that went away while it worked on the call."""
+        name = type(error.__cause__ or error).__name__
+        is_away = name == "ConnectError"  # by name: which HTTP client it has is openai's affair
+        what = "no connection to" if is_away else "lost the connection to"
+        return CallFailed(
+            "error",
+            name,
+            f"{what} {self._place} ({name})",
+            may_be_billed=not is_away,
+            is_unreachable=is_away,
+        )
 
     def _arguments(self, request: ChatRequest) -> dict[str, Any]:
         arguments: dict[str, Any] = {
@@ -167,6 +179,8 @@ def _answer(key: str, completion: ChatCompletion) -> ChatAnswer:
     if not completion.choices or completion.choices[0].message is None:
         raise _malformed("the body has no choices")
     choice, usage = completion.choices[0], completion.usage
+    if usage is not None and not usage.prompt_tokens:  # there is no empty prompt: not counted
+        usage = None
     # A refusal is what the model says: whether it is one is for the reader of the verdict.
     text = choice.message.content or choice.message.refusal
     details = usage.prompt_tokens_details if usage else None

@@ -20,7 +20,7 @@ GIVEN = "given"  # the version of a price that the configuration brings
 # to 600 tokens on Claude.
 _MESSAGE_TOKENS = 32
 _SCHEMA_TOKENS = 800
-_BYTES_PER_TOKEN = 3  # typical of English and Chinese alike; only the pace depends on it
+_BYTES_PER_TOKEN = 3  # typical of English and Chinese alike; no price depends on it
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,11 @@ def most_input_tokens(request: ChatRequest) -> int:
     return tokens + (_SCHEMA_TOKENS if request.schema is not None else 0)
 
 
+def worst_cost(price: Price, request: ChatRequest) -> float:
+    """An upper bound in USD, known before the call is sent."""
+    return price.cost(most_input_tokens(request), request.max_tokens)
+
+
 def likely_tokens(request: ChatRequest) -> int:
     """Input and output of one call as endpoints count it against a rate before it has run."""
     return -(-_bytes(request) // _BYTES_PER_TOKEN) + request.max_tokens
@@ -66,6 +71,11 @@ def _bytes(request: ChatRequest) -> int:
     if request.schema is not None:
         texts.append(json.dumps(request.schema))
     return sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
+
+
+def estimated_tokens(*texts: str) -> int:
+    """Of texts that nobody has counted; whoever stores it says that it is an estimate."""
+    return -(-sum(len(text.encode("utf-8", "surrogatepass")) for text in texts) // _BYTES_PER_TOKEN)
 
 
 class Budget:
@@ -90,7 +100,10 @@ class Budget:
         """
         if self._price is None:
             return 0.0
-        worst = self._price.cost(most_input_tokens(request), request.max_tokens)
+        return self.set_aside(worst_cost(self._price, request))
+
+    def set_aside(self, worst: float) -> float | None:
+        """Like `promise`, for a cost in USD: that of many calls which are sent as one."""
         if self._usd is not None:
             if self._spent + worst > self._usd:
                 raise BudgetSpent(

@@ -11,14 +11,16 @@ import json
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from labeling.engine_config import OpenAIEngineConfig
-from labeling.engines.chat import ChatEngine, ChatRequest
+from labeling.engines.chat import ChatEngine, ChatRequest, PaidWork
 from labeling.engines.chat_engines import load_chat_engine
 from tests.benchmarks.figures import print_figure
 
@@ -92,12 +94,11 @@ def served_engine() -> Iterator[tuple[ChatEngine, int]]:
         assert server.stdout is not None
         port = int(server.stdout.readline())
         url = f"http://127.0.0.1:{port}/v1"
-        yield (
-            load_chat_engine(
-                OpenAIEngineConfig(kind="openai", base_url=url, model="m", max_in_flight=SLOTS)
-            ),
-            port,
-        )
+        config = OpenAIEngineConfig(kind="openai", base_url=url, model="m", max_in_flight=SLOTS)
+        with tempfile.TemporaryDirectory() as folder:  # limits shared, as in a night
+            engine = load_chat_engine(config, PaidWork(spending=Path(folder) / "spending.sqlite"))
+            yield engine, port
+            engine.close()
         server.stdin.close()
 
 

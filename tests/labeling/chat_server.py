@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
-INPUT_TOKENS, OUTPUT_TOKENS = 100, 10
-FINISH = {"length": ("length", "max_tokens"), "filtered": ("content_filter", "content_filtered")}
+from tests.labeling.chat_bodies import FINISH, changed, completion_body, converse_body
+
 ERRORS = {  # kind -> HTTP status, OpenAI's code, Bedrock's
     "429": (429, "rate_limit_exceeded", "ThrottlingException"),
     "500": (500, "server_error", "InternalServerException"),
@@ -29,7 +29,9 @@ ERRORS = {  # kind -> HTTP status, OpenAI's code, Bedrock's
     "400": (400, "invalid_request", "ValidationException"),
     "408": (408, "timeout", "ModelTimeoutException"),
     "424": (424, "failed_dependency", "ModelErrorException"),
+    "403": (403, "forbidden", "AccessDeniedException"),
     "quota": (429, "insufficient_quota", "ThrottlingException"),
+    "prompt_filtered": (400, "content_filter", "ValidationException"),
 }
 
 
@@ -89,17 +91,17 @@ class ChatServer:
         app.router.add_get("/stats", self._stats)
         return app
 
-    async def _openai(self, request: web.Request) -> web.Response:
+    async def _openai(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         return await self._answer(request, body, body["messages"][-1]["content"], 0)
 
-    async def _bedrock(self, request: web.Request) -> web.Response:
+    async def _bedrock(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         return await self._answer(request, body, body["messages"][-1]["content"][0]["text"], 1)
 
     async def _answer(
         self, request: web.Request, body: dict[str, object], text: str, dialect: int
-    ) -> web.Response:
+    ) -> web.StreamResponse:
         if self.keeps_bodies:
             self.bodies.append(body)
             self.headers.append(dict(request.headers))
@@ -114,16 +116,36 @@ class ChatServer:
         finally:
             self.in_flight -= 1
             self.times[1] = time.monotonic()
+        if kind == "reset":
+            assert request.transport is not None
+            request.transport.abort()
         if kind in ERRORS:
             return self._error(kind, dialect, request.headers.get("Authorization", ""))
         if kind in ("malformed", "no_choices"):
             body_text = '{"choices": [' if kind == "malformed" else '{"id": "x"}'
             return web.Response(text=body_text, content_type="application/json")
-        self.answered[text] += 1
         reply = "" if kind == "empty" else self.reply(text)
         finish = FINISH.get(kind, ("stop", "end_turn"))[dialect]
         made = converse_body(reply, finish) if dialect else completion_body(reply, finish)
-        return web.json_response(made)
+        if kind in ("cut", "drops"):
+            return await self._piecemeal(request, kind, json.dumps(made).encode())
+        self.answered[text] += 1
+        return web.json_response(changed(made, kind))
+
+    async def _piecemeal(self, request: web.Request, kind: str, body: bytes) -> web.StreamResponse:
+        """The connection ends in the middle of the body, or its bytes come one by one."""
+        headers = {"Content-Type": "application/json", "Content-Length": str(len(body))}
+        response = web.StreamResponse(headers=headers)
+        await response.prepare(request)
+        if kind == "cut":
+            await response.write(body[: len(body) // 2])
+            assert request.transport is not None
+            request.transport.abort()
+            return response
+        for byte in body:
+            await response.write(bytes([byte]))
+            await asyncio.sleep(0.1)
+        return response
 
     def _error(self, kind: str, dialect: int, authorization: str) -> web.Response:
         status, *codes = ERRORS[kind]
@@ -148,48 +170,12 @@ class ChatServer:
         )
 
     async def start(self) -> web.AppRunner:
-        runner = web.AppRunner(self.app(), access_log=None)
+        runner = web.AppRunner(self.app(), access_log=None, shutdown_timeout=0.1)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0, shutdown_timeout=0.1)
+        site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
         self.port = runner.addresses[0][1]
         return runner
-
-
-def completion_body(text: str, finish: str) -> dict[str, object]:
-    first = {"token": text[:1], "logprob": -0.1, "bytes": None}
-    tops = [first, {"token": " b", "logprob": -2.5, "bytes": None}]
-    message = {"role": "assistant", "content": text}
-    return {
-        "id": "chatcmpl-1",
-        "object": "chat.completion",
-        "created": 1,
-        "model": "served-model",
-        "choices": [
-            {
-                "index": 0,
-                "message": message,
-                "finish_reason": finish,
-                "logprobs": {"content": [first | {"top_logprobs": tops}]},
-            }
-        ],
-        "usage": {
-            "prompt_tokens": INPUT_TOKENS,
-            "completion_tokens": OUTPUT_TOKENS,
-            "total_tokens": INPUT_TOKENS + OUTPUT_TOKENS,
-            "prompt_tokens_details": {"cached_tokens": 40},
-        },
-    }
-
-
-def converse_body(text: str, finish: str) -> dict[str, object]:
-    usage = {"inputTokens": INPUT_TOKENS, "outputTokens": OUTPUT_TOKENS}
-    return {
-        "output": {"message": {"role": "assistant", "content": [{"text": text}]}},
-        "stopReason": finish,
-        "usage": usage | {"totalTokens": INPUT_TOKENS + OUTPUT_TOKENS},
-        "metrics": {"latencyMs": 1},
-    }
 
 
 @contextmanager
