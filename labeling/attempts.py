@@ -115,7 +115,7 @@ def _keys(
 _CALL_COLUMNS = (
     *("sampling_json", "seed", "structured_mode", "stop_reason", "error_type", "error_message"),
     *("cached_input_tokens", "is_usage_estimated", "cost_usd", "price_table_version"),
-    *("latency_ms", "queue_ms", "retries", "request_id", "answered_by"),
+    *("latency_ms", "queue_ms", "retries", "request_id", "service_tier", "answered_by"),
 )
 
 
@@ -142,5 +142,6 @@ def _call(attempt: Attempt) -> dict[str, object]:
         "queue_ms": 1000 * answer.queued_seconds,
         "retries": answer.retries,
         "request_id": answer.request_id,
+        "service_tier": answer.service_tier,
         "answered_by": answer.model,
     }

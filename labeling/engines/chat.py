@@ -38,6 +38,7 @@ class ChatAnswer:
     Token counts are the endpoint's; None where it said nothing. `first_token_logprobs`: token text
     -> log-probability in nats, None where not offered. Seconds are wall time: `seconds` of the last
     attempt, `queued_seconds` all that was waited for before it (slots, budget, backoff).
+    `service_tier`: what was paid for (batch), where the endpoint has several and says which.
     """
 
     key: str
@@ -57,6 +58,7 @@ class ChatAnswer:
     retries: int = 0
     seconds: float = 0.0
     queued_seconds: float = 0.0
+    service_tier: str | None = None
 
 
 @dataclass(frozen=True)

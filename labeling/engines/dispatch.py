@@ -60,6 +60,11 @@ class Dispatcher:
         """Paid so far; see Budget.spent."""
         return self._budget.spent
 
+    @property
+    def budget(self) -> Budget:
+        """What an engine draws on that also sends by other ways than this one."""
+        return self._budget
+
     def complete(
         self,
         requests: Sequence[ChatRequest],

@@ -1,0 +1,233 @@
+"""Jobs of Bedrock's batch inference: their input and output on S3, submitted once, found again.
+
+Everything lies under `batch.s3_uri`, in a folder named by the hash of what is asked:
+
+    <hash>/input.jsonl     the records                    <hash>/job-0.json  the job's ARN
+    <hash>/output-0/...    what Bedrock writes
+
+so that whoever asks the same again, a killed run above all, finds the job instead of paying for a
+second. A job that ended and answered nothing is followed by job-1. Not here: what a record says
+(bedrock_batch.py). Nothing is ever deleted; a lifecycle rule of the bucket may.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing
+from dataclasses import dataclass
+from typing import Any
+
+from tenacity import retry, retry_if_exception, stop_after_attempt, wait_fixed
+
+from labeling.engine_config import BatchConfig, BedrockEngineConfig
+from labeling.engines.aws import aws_client, error_code, explained
+from labeling.label import LabelingError
+
+_ENDED = frozenset({"Completed", "PartiallyCompleted", "Failed", "Stopped", "Expired"})
+_TAKEN = frozenset({"PreconditionFailed", "412"})
+_AT_THE_SAME_TIME = frozenset({"ConditionalRequestConflict", "409"})
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A submitted job; `output` is the prefix of the keys that Bedrock writes."""
+
+    arn: str
+    output: str
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a job ended: one of Bedrock's final statuses and what it says about it."""
+
+    status: str
+    message: str
+
+
+class BatchJobs:
+    """Jobs of one engine. Every method raises LabelingError where AWS refuses, with what to do."""
+
+    def __init__(self, config: BedrockEngineConfig, batch: BatchConfig) -> None:
+        self._config, self._batch = config, batch
+        bucket, _, prefix = batch.s3_uri.removeprefix("s3://").partition("/")
+        self._bucket, self._prefix = bucket, prefix.rstrip("/") + "/" if prefix else ""
+        self._s3, self._bedrock = aws_client(config, "s3"), aws_client(config, "bedrock")
+
+    def find(self, name: str) -> Job | None:
+        """The job for the content of this name, running or with answers; None: submit one."""
+        known = self._known(name)
+        if not known:
+            return None
+        job = self._recorded(known[-1])
+        ending = self._ending(job)
+        if ending is None or any("modelOutput" in record for record in self.records(job)):
+            return job
+        _log.info("batch job %s ended as %s without an answer", job.arn, ending.status)
+        return None
+
+    def submit(self, name: str, body: bytes) -> Job:
+        """Starts a job on `body` (JSONL); of those who start it at once, all get the same one."""
+        number = len(self._known(name))
+        source, record = f"{self._prefix}{name}/input.jsonl", _record(self._prefix, name, number)
+        is_new = self._create(source, body)
+        job_name = f"roundhouse-{name}-{number}"
+        output = f"{self._prefix}{name}/output-{number}/"
+        # Someone may have been killed between the submission and the record of it.
+        arn = None if is_new and number == 0 else self._arn_of(job_name)
+        if arn is None:
+            arn = self._start(job_name, f"{name}-{number}", source, output)
+            _log.info("submitted batch job %s for %s", arn, self._uri(source))
+        if self._create(record, json.dumps({"jobArn": arn, "output": output}).encode()):
+            return Job(arn, output)
+        return self._recorded(record)
+
+    def wait(self, job: Job) -> Ending:
+        """Blocks until the job has ended, which Bedrock sees to after `timeout_hours`."""
+        while True:
+            ending = self._ending(job)
+            if ending is not None:
+                return ending
+            time.sleep(self._batch.poll_seconds)
+
+    def records(self, job: Job) -> Iterator[dict[str, Any]]:
+        """All records of all output files, in an order that says nothing; other lines are left out.
+
+        The manifest that Bedrock writes beside them is no output file.
+        """
+        for key in self._keys(job.output):
+            if not key.endswith(".jsonl.out"):
+                continue
+            with self._explained(f"reading {self._uri(key)}"), self._opened(key) as body:
+                for number, line in enumerate(body.iter_lines(chunk_size=1 << 20), start=1):
+                    record = _parsed(line)
+                    if record is None:
+                        _log.warning("%s, line %d is no record", self._uri(key), number)
+                    else:
+                        yield record
+
+    def close(self) -> None:
+        """Closes connections; jobs run on."""
+        self._s3.close()
+        self._bedrock.close()
+
+    def _ending(self, job: Job) -> Ending | None:
+        with self._explained(f"asking for {job.arn}"):
+            found = self._bedrock.get_model_invocation_job(jobIdentifier=job.arn)
+        done, total = found.get("processedRecordCount"), found.get("totalRecordCount")
+        _log.info("batch job %s: %s, %s of %s records", job.arn, found["status"], done, total)
+        if found["status"] not in _ENDED:
+            return None
+        return Ending(found["status"], found.get("message", ""))
+
+    def _start(self, job_name: str, token: str, source: str, output: str) -> str:
+        with self._explained(f"submitting {self._uri(source)} to {self._config.model}"):
+            answer = self._bedrock.create_model_invocation_job(
+                jobName=job_name,
+                clientRequestToken=token,
+                roleArn=self._batch.role_arn,
+                modelId=self._config.model,
+                modelInvocationType=self._batch.input_type,
+                inputDataConfig={
+                    "s3InputDataConfig": {"s3Uri": self._uri(source), "s3InputFormat": "JSONL"}
+                },
+                outputDataConfig={"s3OutputDataConfig": {"s3Uri": self._uri(output)}},
+                timeoutDurationInHours=self._batch.timeout_hours,
+            )
+        return str(answer["jobArn"])
+
+    def _arn_of(self, job_name: str) -> str | None:
+        with self._explained(f"looking for job {job_name}"):
+            found = self._bedrock.list_model_invocation_jobs(nameContains=job_name)
+        jobs = found.get("invocationJobSummaries", [])
+        return next((job["jobArn"] for job in jobs if job["jobName"] == job_name), None)
+
+    def _known(self, name: str) -> list[str]:
+        """Keys of the jobs there were for this content, oldest first."""
+        found = len(self._keys(f"{self._prefix}{name}/job-"))
+        return [_record(self._prefix, name, number) for number in range(found)]
+
+    def _recorded(self, key: str) -> Job:
+        with self._explained(f"reading {self._uri(key)}"), self._opened(key) as body:
+            text = body.read()
+        record = _parsed(text) or {}
+        if not {"jobArn", "output"} <= record.keys():
+            raise LabelingError(f"{self._uri(key)} is no record of a job; remove it to start anew")
+        return Job(record["jobArn"], record["output"])
+
+    def _opened(self, key: str) -> AbstractContextManager[Any]:
+        return closing(self._s3.get_object(Bucket=self._bucket, Key=key)["Body"])
+
+    def _keys(self, prefix: str) -> list[str]:
+        with self._explained(f"listing {self._uri(prefix)}"):
+            pages = self._s3.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket, Prefix=prefix
+            )
+            return sorted(item["Key"] for page in pages for item in page.get("Contents", []))
+
+    def _create(self, key: str, body: bytes) -> bool:
+        """Whether the object was not there before; what is there is never overwritten."""
+        put = retry(
+            retry=retry_if_exception(lambda error: error_code(error) in _AT_THE_SAME_TIME),
+            stop=stop_after_attempt(5),
+            wait=wait_fixed(1),
+            reraise=True,
+        )(self._s3.put_object)
+        with self._explained(f"writing {self._uri(key)}"):
+            try:
+                put(Bucket=self._bucket, Key=key, Body=body, IfNoneMatch="*")
+            except self._s3.exceptions.ClientError as error:
+                if error_code(error) in _TAKEN:
+                    return False
+                raise
+        return True
+
+    def _uri(self, key: str) -> str:
+        return f"s3://{self._bucket}/{key}"
+
+    def _explained(self, doing: str) -> AbstractContextManager[None]:
+        return explained(doing, self._advice)
+
+    def _advice(self, code: str) -> str:
+        batch, region = self._batch, self._config.region
+        profile = self._config.profile or "default"
+        if code in {"NoSuchBucket", "PermanentRedirect", "301", "AuthorizationHeaderMalformed"}:
+            return f"batch.s3_uri must name a bucket that is there, in {region}"
+        if code in {"AccessDenied", "AccessDeniedException", "403", "InvalidAccessKeyId"}:
+            return (
+                f"profile {profile} needs s3:GetObject, PutObject and ListBucket on "
+                f"{batch.s3_uri}, bedrock:CreateModelInvocationJob, GetModelInvocationJob and "
+                f"ListModelInvocationJobs, and iam:PassRole for {batch.role_arn}"
+            )
+        if code == "ValidationException":
+            return (
+                f"check that {self._config.model} offers batch inference in {region}, that "
+                f"bedrock.amazonaws.com may take on {batch.role_arn}, that this role may read and "
+                f"write {batch.s3_uri}, and batch.min_records against the quotas"
+            )
+        if code == "ResourceNotFoundException":
+            return (
+                f"check the model {self._config.model} in {region}; a job that AWS has forgotten "
+                f"is submitted anew when its job-*.json under {batch.s3_uri} is removed"
+            )
+        if code == "ServiceQuotaExceededException":
+            return "wait until other jobs have ended and run this again"
+        return (
+            f"check the AWS credentials (profile {profile}) and the network; jobs that were "
+            "submitted go on, and running this again finds them"
+        )
+
+
+def _record(prefix: str, name: str, number: int) -> str:
+    return f"{prefix}{name}/job-{number}.json"
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None
