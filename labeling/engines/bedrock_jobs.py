@@ -57,22 +57,24 @@ class BatchJobs:
         self._bucket, self._prefix = bucket, prefix.rstrip("/") + "/" if prefix else ""
         self._s3, self._bedrock = aws_client(config, "s3"), aws_client(config, "bedrock")
 
-    def find(self, name: str) -> Job | None:
-        """The job for the content of this name, running or with answers; None: submit one."""
-        known = self._known(name)
-        if not known:
-            return None
-        job = self._recorded(known[-1])
+    def find(self, name: str) -> Job | int:
+        """The job for the content of this name, running or with answers; else a new one's number.
+
+        The number is how many jobs there were that ended without one answer.
+        """
+        known = len(self._keys(f"{self._prefix}{name}/job-"))
+        if known == 0:
+            return 0
+        job = self._recorded(self._record(name, known - 1))
         ending = self._ending(job)
         if ending is None or any("modelOutput" in record for record in self.records(job)):
             return job
         _log.info("batch job %s ended as %s without an answer", job.arn, ending.status)
-        return None
+        return known
 
-    def submit(self, name: str, body: bytes) -> Job:
-        """Starts a job on `body` (JSONL); of those who start it at once, all get the same one."""
-        number = len(self._known(name))
-        source, record = f"{self._prefix}{name}/input.jsonl", _record(self._prefix, name, number)
+    def submit(self, name: str, number: int, body: bytes) -> Job:
+        """Starts a job on `body` (JSONL); all who do so under one name and number get one job."""
+        source, record = f"{self._prefix}{name}/input.jsonl", self._record(name, number)
         is_new = self._create(source, body)
         job_name = f"roundhouse-{name}-{number}"
         output = f"{self._prefix}{name}/output-{number}/"
@@ -145,10 +147,8 @@ class BatchJobs:
         jobs = found.get("invocationJobSummaries", [])
         return next((job["jobArn"] for job in jobs if job["jobName"] == job_name), None)
 
-    def _known(self, name: str) -> list[str]:
-        """Keys of the jobs there were for this content, oldest first."""
-        found = len(self._keys(f"{self._prefix}{name}/job-"))
-        return [_record(self._prefix, name, number) for number in range(found)]
+    def _record(self, name: str, number: int) -> str:
+        return f"{self._prefix}{name}/job-{number}.json"
 
     def _recorded(self, key: str) -> Job:
         with self._explained(f"reading {self._uri(key)}"), self._opened(key) as body:
@@ -219,10 +219,6 @@ class BatchJobs:
             f"check the AWS credentials (profile {profile}) and the network; jobs that were "
             "submitted go on, and running this again finds them"
         )
-
-
-def _record(prefix: str, name: str, number: int) -> str:
-    return f"{prefix}{name}/job-{number}.json"
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:

@@ -20,7 +20,12 @@ import botocore.session
 from aiohttp import web
 from botocore.validate import ParamValidator
 
+from labeling.engine_config import BedrockEngineConfig
+from labeling.engines.chat import ChatEngine, ChatRequest
+from labeling.engines.chat_engines import load_chat_engine
 from tests.labeling.chat_server import ChatServer, converse_body
+
+MODEL = "anthropic.claude-3-haiku-20240307-v1:0"
 
 Record = dict[str, Any]
 Reply = Callable[[int, Record], list[Record]]  # place and input record -> output records
@@ -52,10 +57,13 @@ class BatchServer(ChatServer):
     message: str = ""
     reply: Reply = field(default=lambda _, record: [answered(record)])
     files: int = 2
+    torn: str = ""  # the text of one more output file
     min_records: int = 2
-    refusal: tuple[int, str, str] | None = None
+    refusal: tuple[int, str, str] | None = None  # of submissions
+    silence: tuple[int, str, str] | None = None  # to questions about a job
     forgets_tokens: bool = False
     goes_on: threading.Event | None = None  # the answer to a submission waits for it
+    single: str | None = None  # what Converse says to all; None: chat_server's answers
     jobs: dict[str, Record] = field(default_factory=dict)
 
     def app(self) -> web.Application:
@@ -69,6 +77,12 @@ class BatchServer(ChatServer):
     def inputs(self) -> list[list[Record]]:
         """The records of every job, in the order of submission."""
         return [job["records"] for job in self.jobs.values()]
+
+    async def _bedrock(self, request: web.Request) -> web.Response:
+        if self.single is None:
+            return await super()._bedrock(request)
+        self.bodies.append(await request.json())
+        return web.json_response(converse_body(self.single, "end_turn"))
 
     async def _create(self, request: web.Request) -> web.Response:
         if self.refusal is not None:
@@ -89,6 +103,8 @@ class BatchServer(ChatServer):
         return web.json_response({"jobArn": arn})
 
     async def _get(self, request: web.Request) -> web.Response:
+        if self.silence is not None:
+            return _refused(*self.silence)
         job = self.jobs.get(request.match_info["arn"])
         if job is None:
             return _refused(404, "ResourceNotFoundException", "no such job")
@@ -148,6 +164,8 @@ class BatchServer(ChatServer):
         for number in range(self.files):
             name = f"{folder}/input{number or ''}.jsonl.out"
             self._put(name, "".join(f"{line}\n" for line in lines[number :: self.files]))
+        if self.torn:
+            self._put(f"{folder}/torn.jsonl.out", self.torn)
         trap = answered(job["records"][0], "from the manifest")
         self._put(f"{folder}/manifest.json.out", json.dumps(trap))
 
@@ -163,3 +181,43 @@ class BatchServer(ChatServer):
 def _refused(status: int, code: str, message: str) -> web.Response:
     headers = {"x-amzn-ErrorType": code}
     return web.json_response({"message": message}, status=status, headers=headers)
+
+
+# ----- who asks it
+
+
+def config_of(
+    bucket: str, *, batch: Record | None = None, **changes: object
+) -> BedrockEngineConfig:
+    return BedrockEngineConfig.model_validate(
+        {
+            "kind": "bedrock",
+            "model": MODEL,
+            "region": "us-east-1",
+            "max_retries": 0,
+            "batch": {
+                "s3_uri": f"s3://{bucket}/night",
+                "role_arn": "arn:aws:iam::123456789012:role/batch",
+                "min_records": 2,
+                "poll_seconds": 0.01,
+            }
+            | (batch or {}),
+        }
+        | changes
+    )
+
+
+def engine_for(server: BatchServer, **changes: object) -> ChatEngine:
+    return load_chat_engine(config_of(f"bucket-{server.port}", **changes))  # type: ignore[arg-type]
+
+
+def asked(*texts: str) -> list[ChatRequest]:
+    return [
+        ChatRequest(f"{place}.0.0", ({"role": "user", "content": text},), max_tokens=10)
+        for place, text in enumerate(texts)
+    ]
+
+
+def keys_of(server: BatchServer) -> list[str]:
+    found = server.s3.list_objects_v2(Bucket=f"bucket-{server.port}").get("Contents", [])
+    return sorted(item["Key"].split("/", 2)[2] for item in found)

@@ -2,79 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
-from labeling.engine_config import BedrockEngineConfig
 from labeling.engines.bedrock_batch import BedrockBatchEngine
-from labeling.engines.chat import BudgetSpent, ChatAnswer, ChatEngine, ChatRequest
+from labeling.engines.bedrock_chat import BedrockChatEngine
+from labeling.engines.chat import BudgetSpent, ChatAnswer
 from labeling.engines.chat_engines import load_chat_engine
+from labeling.engines.dispatch import Limits
+from labeling.engines.prices import Price, worst_cost
 from labeling.label import LabelingError
-from tests.labeling.batch_server import BatchServer, Record, answered, failed
-from tests.labeling.chat_server import INPUT_TOKENS, OUTPUT_TOKENS, serving
+from tests.labeling.batch_server import (
+    MODEL,
+    Record,
+    answered,
+    asked,
+    config_of,
+    engine_for,
+    failed,
+    keys_of,
+)
+from tests.labeling.chat_server import INPUT_TOKENS, OUTPUT_TOKENS
 
-MODEL = "anthropic.claude-3-haiku-20240307-v1:0"  # 0.25 and 1.25 USD per million tokens
+# USD of one call on demand: 0.25 and 1.25 per million tokens.
 COST = (INPUT_TOKENS * 0.25 + OUTPUT_TOKENS * 1.25) / 1e6
-
-
-@pytest.fixture(scope="module")
-def s3_url() -> Iterator[str]:
-    server = ThreadedMotoServer(port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture
-def bedrock(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[BatchServer]:
-    """The control plane, Converse, and a bucket of its own; AWS's variables lead there."""
-    for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(f"AWS_{name}", "x")
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3_url)
-    s3 = boto3.client("s3", region_name="us-east-1")
-    with serving(BatchServer(s3=s3)) as server:
-        bucket = f"bucket-{server.port}"
-        s3.create_bucket(Bucket=bucket)
-        monkeypatch.setenv("BATCH_BUCKET", bucket)
-        for service in ("BEDROCK", "BEDROCK_RUNTIME"):
-            monkeypatch.setenv(f"AWS_ENDPOINT_URL_{service}", f"http://127.0.0.1:{server.port}")
-        yield server  # type: ignore[misc]
-
-
-def config_of(
-    bucket: str, *, batch: Record | None = None, **changes: object
-) -> BedrockEngineConfig:
-    return BedrockEngineConfig.model_validate(
-        {
-            "kind": "bedrock",
-            "model": MODEL,
-            "region": "us-east-1",
-            "max_retries": 0,
-            "batch": {
-                "s3_uri": f"s3://{bucket}/night",
-                "role_arn": "arn:aws:iam::123456789012:role/batch",
-                "min_records": 2,
-                "poll_seconds": 0.01,
-            }
-            | (batch or {}),
-        }
-        | changes
-    )
-
-
-def engine_for(server: BatchServer, **changes: object) -> ChatEngine:
-    return load_chat_engine(config_of(f"bucket-{server.port}", **changes))  # type: ignore[arg-type]
-
-
-def asked(*texts: str) -> list[ChatRequest]:
-    return [
-        ChatRequest(f"{place}.0.0", ({"role": "user", "content": text},), max_tokens=10)
-        for place, text in enumerate(texts)
-    ]
 
 
 def by_place(*replies: Record | str | None) -> object:
@@ -87,11 +37,6 @@ def by_place(*replies: Record | str | None) -> object:
         return [answered(record, made) if isinstance(made, str) else record | made]
 
     return reply
-
-
-def keys_of(server: BatchServer) -> list[str]:
-    found = server.s3.list_objects_v2(Bucket=f"bucket-{server.port}").get("Contents", [])
-    return sorted(item["Key"].split("/", 2)[2] for item in found)
 
 
 # ----- what comes back
@@ -176,18 +121,11 @@ def test_of_two_records_for_one_request_an_answer_goes_before_an_error(bedrock):
     assert [answer.text for answer in answers] == [f"answer to {text}" for text in "abc"]
 
 
-def test_a_line_that_is_no_json_costs_only_itself(bedrock):
-    engine = engine_for(bedrock)
-    bedrock.statuses = ("InProgress", "Completed")
-    write = bedrock._write
-
-    def torn(job: Record) -> None:
-        write(job)
-        folder = job["outputDataConfig"]["s3OutputDataConfig"]["s3Uri"]
-        bedrock._put(f"{folder}x/torn.jsonl.out", '{"recordId": "000\n[]\n\nnull\n')
-
-    bedrock._write = torn
-    assert [answer.status for answer in engine.complete(asked("a", "b"))] == ["ok", "ok"]
+def test_a_line_that_is_no_record_costs_only_itself(bedrock, caplog):
+    bedrock.torn = '{"recordId": "000\n[]\n\nnull\n\ufffd\n'
+    answers = engine_for(bedrock).complete(asked("a", "b"))
+    assert [answer.status for answer in answers] == ["ok", "ok"]
+    assert "torn.jsonl.out, line 1 is no record" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -227,7 +165,7 @@ def test_too_few_for_a_job_are_asked_one_by_one_at_the_price_on_demand(bedrock):
 
 
 def test_a_job_is_no_larger_than_its_bytes_may_be(bedrock):
-    engine_for(bedrock, batch={"max_bytes": 3000}).complete(asked(*["x" * 1000] * 6))
+    engine_for(bedrock, batch={"max_bytes": 3000}).complete(asked(*(c * 1000 for c in "abcdef")))
     assert [len(records) for records in bedrock.inputs] == [2, 2, 2]
 
 
@@ -252,6 +190,31 @@ def test_batches_and_single_calls_draw_on_one_budget(bedrock):
         engine.complete(asked("e" * 200))
     assert len(bedrock.jobs) == 1
     assert bedrock.calls == {}
+
+
+def test_a_batch_waits_for_no_room_beside_calls_in_flight(bedrock):
+    config = config_of(f"bucket-{bedrock.port}")
+    on_demand = BedrockChatEngine(config, Limits(1, None, 1e-4, 0), Price(1.0, 1.0, "p"))
+    on_demand.budget.set_aside(1e-4)
+    with pytest.raises(BudgetSpent, match=r"does not fit the budget beside the calls in flight"):
+        BedrockBatchEngine(config, on_demand, Price(1.0, 1.0, "p")).complete(asked("a", "b"))
+    assert bedrock.jobs == {}
+
+
+def test_what_bedrock_did_not_count_takes_its_worst_from_the_budget_and_has_no_cost(bedrock):
+    def uncounted(place: int, record: Record) -> list[Record]:
+        line = answered(record)
+        del line["modelOutput"]["usage"]
+        return [line, failed(record, 500)] if place == 0 else [failed(record, 500)]
+
+    bedrock.reply = uncounted
+    config, price = config_of(f"bucket-{bedrock.port}"), Price(1.0, 1.0, "p")
+    on_demand = BedrockChatEngine(config, Limits(1, None, 1.0, 0), price)
+    requests = asked("a", "b")
+    first, second = BedrockBatchEngine(config, on_demand, price).complete(requests)
+    assert (first.status, first.input_tokens, first.cost_usd) == ("ok", None, None)
+    assert (second.status, second.cost_usd) == ("error", None)
+    assert on_demand.budget.spent == pytest.approx(worst_cost(price, requests[0]))
 
 
 def test_a_price_of_ones_own_brings_its_own_discount(bedrock):
