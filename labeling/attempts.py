@@ -113,9 +113,10 @@ def _keys(
 
 
 _CALL_COLUMNS = (
+    "service_tier",
     *("sampling_json", "seed", "structured_mode", "stop_reason", "error_type", "error_message"),
     *("cached_input_tokens", "is_usage_estimated", "cost_usd", "price_table_version"),
-    *("latency_ms", "queue_ms", "retries", "request_id", "service_tier", "answered_by"),
+    *("latency_ms", "queue_ms", "retries", "request_id", "answered_by"),
 )
 
 

@@ -35,10 +35,10 @@ class ChatAnswer:
 
     `status`: ok (there is text, whatever it says), empty, truncated (cut off by max_tokens; the
     text is what there is), filtered, timeout, throttled, error. Only `ok` may be read for a score.
+    `service_tier`: what was paid for, where the endpoint has several and says which (batch).
     Token counts are the endpoint's; None where it said nothing. `first_token_logprobs`: token text
     -> log-probability in nats, None where not offered. Seconds are wall time: `seconds` of the last
     attempt, `queued_seconds` all that was waited for before it (slots, budget, backoff).
-    `service_tier`: what was paid for (batch), where the endpoint has several and says which.
     """
 
     key: str
