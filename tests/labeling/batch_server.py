@@ -12,18 +12,21 @@ import json
 import random
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import boto3
 import botocore.session
 from aiohttp import web
 from botocore.validate import ParamValidator
+from moto.server import ThreadedMotoServer
 
 from labeling.engine_config import BedrockEngineConfig
 from labeling.engines.chat import ChatEngine, ChatRequest
 from labeling.engines.chat_engines import load_chat_engine
-from tests.labeling.chat_server import ChatServer, converse_body
+from tests.labeling.chat_server import ChatServer, converse_body, serving
 
 MODEL = "anthropic.claude-3-haiku-20240307-v1:0"
 
@@ -42,6 +45,22 @@ def answered(record: Record, text: str | None = None) -> Record:
     """An output line as AWS documents it."""
     reply = f"answer to {text_of(record)}" if text is None else text
     return record | {"modelOutput": converse_body(reply, "end_turn")}
+
+
+def by_tool(record: Record, score: object) -> Record:
+    """As Claude answers when it must call the tool that was offered."""
+    (tool,) = record["modelInput"]["toolConfig"]["tools"]
+    use = {
+        "toolUseId": "t1",
+        "name": tool["toolSpec"]["name"],
+        "input": {"rationale": "because", "score": score},
+    }
+    line = answered(record)
+    line["modelOutput"] |= {
+        "output": {"message": {"role": "assistant", "content": [{"toolUse": use}]}},
+        "stopReason": "tool_use",
+    }
+    return line
 
 
 def failed(record: Record, code: object, message: str = "made to fail") -> Record:
@@ -183,7 +202,35 @@ def _refused(status: int, code: str, message: str) -> web.Response:
     return web.json_response({"message": message}, status=status, headers=headers)
 
 
-# ----- who asks it
+# ----- where it runs and who asks it
+
+
+@contextmanager
+def s3_server() -> Iterator[str]:
+    """The address of a real S3 server."""
+    server = ThreadedMotoServer("127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@contextmanager
+def batches(s3_url: str) -> Iterator[tuple[BatchServer, dict[str, str]]]:
+    """The control plane and Converse, a bucket of its own, and the variables that lead there."""
+    environment = {
+        "AWS_ACCESS_KEY_ID": "x",
+        "AWS_SECRET_ACCESS_KEY": "x",
+        "AWS_ENDPOINT_URL_S3": s3_url,
+    }
+    keys = {"aws_access_key_id": "x", "aws_secret_access_key": "x"}
+    s3 = boto3.client("s3", region_name="us-east-1", endpoint_url=s3_url, **keys)
+    server = BatchServer(s3=s3)
+    with serving(server):
+        s3.create_bucket(Bucket=f"bucket-{server.port}")
+        for service in ("BEDROCK", "BEDROCK_RUNTIME"):
+            environment[f"AWS_ENDPOINT_URL_{service}"] = f"http://127.0.0.1:{server.port}"
+        yield server, environment
 
 
 def config_of(

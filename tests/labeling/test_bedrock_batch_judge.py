@@ -10,7 +10,15 @@ from pydantic import TypeAdapter
 
 from labeling.config import LabelerConfig
 from labeling.labelers import build_labeler, labeler_revision
-from tests.labeling.batch_server import MODEL, BatchServer, Record, answered, config_of, failed
+from tests.labeling.batch_server import (
+    MODEL,
+    BatchServer,
+    Record,
+    answered,
+    by_tool,
+    config_of,
+    failed,
+)
 from tests.labeling.models import subjects
 from tests.labeling.scripted_chat import verdict
 from warehouse.schemas import TABLES
@@ -36,22 +44,6 @@ def labelled(server: BatchServer, texts: list[str], **changes: object) -> list[d
     assert isinstance(table, pa.Table)
     assert table.schema.equals(TABLES["labels"].schema)
     return table.to_pylist()
-
-
-def by_tool(record: Record, score: object) -> Record:
-    """As Claude answers when it must call the tool that was offered."""
-    (tool,) = record["modelInput"]["toolConfig"]["tools"]
-    use = {
-        "toolUseId": "t1",
-        "name": tool["toolSpec"]["name"],
-        "input": {"rationale": "because", "score": score},
-    }
-    line = answered(record)
-    line["modelOutput"] |= {
-        "output": {"message": {"role": "assistant", "content": [{"toolUse": use}]}},
-        "stopReason": "tool_use",
-    }
-    return line
 
 
 def test_every_subject_gets_its_row_and_the_row_says_how_it_came(bedrock):
