@@ -5,13 +5,14 @@ second try at a few unreadable verdicts, go to Converse one by one, at the price
 are joined by recordId only: AWS has promised their order and taken it back. What a job answered is
 kept however it ended; the rest gets a status that names the job. The price of all jobs at their
 worst must be in the budget before the first is submitted.
-Accepted: a job is found again by all it was asked. Who is killed while its answers are handed over,
-and then asks for a part of them only, pays for that part again. Not here: S3, jobs and their
-resumption (bedrock_jobs.py), what one record says (bedrock_record.py).
+Records are named by what they ask, so a killed run that asks again, for all or for what it has not
+kept, gets the answers of the job it paid for. Not here: S3, jobs and how they are found
+(bedrock_jobs.py), what one record says (bedrock_record.py).
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import logging
@@ -27,26 +28,36 @@ from labeling.engines.chat import BudgetSpent, ChatAnswer, ChatRequest
 from labeling.engines.prices import Price, worst_cost
 from labeling.label import LabelingError
 
-_RECORD_ID = "{:011d}"  # earlier editions of AWS's page ask for 11 alphanumeric characters
+_ID_LENGTH = 11  # 55 bits; earlier editions of AWS's page ask for 11 alphanumeric characters
+_NAME_LENGTH = 32
 _FRAME_BYTES = 64  # of a line, beside the model's input
 _Done = Callable[[ChatAnswer], None] | None
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class _Part:
-    """The calls of one job; `name` is the hash of what is asked, of whom and where."""
+class _Record:
+    """A call as a line of a job's input; `text` is the model's input in JSON."""
 
-    requests: list[ChatRequest]
+    id: str
+    request: ChatRequest
+    text: str
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The records of one job; `name` is the hash of what is asked, of whom and where."""
+
+    requests: dict[str, ChatRequest]
     body: bytes
     name: str
 
 
 @dataclass(frozen=True)
 class _Sent:
-    """The calls of a job, and the USD set aside for it: 0 where it was submitted before."""
+    """What is wanted of a job, by recordId; the USD set aside for it, 0 where it was there."""
 
-    requests: list[ChatRequest]
+    requests: dict[str, ChatRequest]
     job: Job
     promised: float
 
@@ -70,21 +81,20 @@ class BedrockBatchEngine:
     def complete(self, requests: Sequence[ChatRequest], done: _Done = None) -> list[ChatAnswer]:
         """See ChatEngine.complete. Raises BudgetSpent before anything of this is submitted."""
         came_at = time.monotonic()
-        parts, few = self._parts(requests)
-        sent = self._submit(parts)
-        del parts  # their bodies need not stay in memory for as long as a job takes
+        sent, few = self._send(requests)
         answers: dict[str, ChatAnswer] = {}
         open_usd = sum(part.promised for part in sent)
         try:
             for part in sent:
                 found = self._answers(part, self._jobs.wait(part.job), came_at)
-                paid = sum(map(self._paid, part.requests, found))
+                paid = sum(map(self._paid, part.requests.values(), found))
                 self._on_demand.budget.settle(part.promised, paid)
                 open_usd -= part.promised
                 for answer in found:
                     answers[answer.key] = answer
                     if done is not None:
                         done(answer)
+                self._jobs.finish(part.job)
         finally:  # jobs that nobody could ask about run on, so they count at their worst
             self._on_demand.budget.settle(open_usd, open_usd)
         if few:
@@ -97,32 +107,45 @@ class BedrockBatchEngine:
         self._jobs.close()
         self._on_demand.close()
 
-    def _parts(self, requests: Sequence[ChatRequest]) -> tuple[list[_Part], list[ChatRequest]]:
-        """Full jobs in order, the last with the rest; and what is too few for a job."""
+    def _send(self, requests: Sequence[ChatRequest]) -> tuple[list[_Sent], list[ChatRequest]]:
+        """Jobs for all requests but those that are too few for one, which come second."""
+        records = {record.id: record for record in self._records(requests)}
+        sent: list[_Sent] = []
+        for job in self._jobs.unfinished():
+            mine = {i: record.request for i, record in records.items() if i in job.record_ids}
+            if mine and self._jobs.is_of_use(job):
+                sent.append(_Sent(mine, job, 0.0))
+                records = {i: record for i, record in records.items() if i not in mine}
         parts: list[_Part] = []
         few: list[ChatRequest] = []
-        for group in _groups(self._encoded(requests), self._batch):
+        for group in _groups(records.values(), self._batch):
             if len(group) < self._batch.min_records:
-                few += [request for request, _ in group]
+                few += [record.request for record in group]
             else:
                 parts.append(self._part(group))
-        return parts, few
+        return sent + self._submit(parts), few
 
-    def _encoded(self, requests: Sequence[ChatRequest]) -> Iterator[tuple[ChatRequest, str]]:
+    def _records(self, requests: Sequence[ChatRequest]) -> Iterator[_Record]:
+        """One per request. Its id is of what is asked; the seed tells samples of a text apart."""
+        used: set[str] = set()
         for request in requests:
             arguments = converse_arguments(self.model, request)
             del arguments["modelId"]  # stands in the job
-            yield request, json.dumps(arguments)
+            text, number = json.dumps(arguments), 0
+            asked = f"{self.model} {self._config.region} {request.seed} {text}"
+            while (record_id := _digest(f"{number} {asked}")[:_ID_LENGTH]) in used:
+                number += 1
+            used.add(record_id)
+            yield _Record(record_id, request, text)
 
-    def _part(self, group: Sequence[tuple[ChatRequest, str]]) -> _Part:
-        lines = [
-            f'{{"recordId": "{_RECORD_ID.format(place)}", "modelInput": {text}}}\n'
-            for place, (_, text) in enumerate(group)
-        ]
-        body = "".join(lines).encode("ascii")
-        asked = f"{self.model} {self._config.region} {self._batch.input_type}\n".encode()
-        name = hashlib.sha256(asked + body).hexdigest()[:32]
-        return _Part([request for request, _ in group], body, name)
+    def _part(self, group: Sequence[_Record]) -> _Part:
+        body = "".join(
+            f'{{"recordId": "{record.id}", "modelInput": {record.text}}}\n' for record in group
+        )
+        requests = {record.id: record.request for record in group}
+        return _Part(
+            requests, body.encode("ascii"), _digest(f"{self.model}\n{body}")[:_NAME_LENGTH]
+        )
 
     def _submit(self, parts: Sequence[_Part]) -> list[_Sent]:
         """All parts; those whose job is there already are neither submitted nor paid again."""
@@ -141,7 +164,7 @@ class BedrockBatchEngine:
         try:
             for part, job, promised in zip(parts, found, worst, strict=True):
                 if not isinstance(job, Job):
-                    job = self._jobs.submit(part.name, job, part.body)
+                    job = self._jobs.submit(part.name, job, part.body, part.requests)
                 sent.append(_Sent(part.requests, job, promised))
         except BaseException:
             self._on_demand.budget.settle(total, sum(part.promised for part in sent))
@@ -150,28 +173,26 @@ class BedrockBatchEngine:
 
     def _worst(self, part: _Part) -> float:
         price = self._price
-        return 0.0 if price is None else sum(worst_cost(price, r) for r in part.requests)
+        return 0.0 if price is None else sum(worst_cost(price, r) for r in part.requests.values())
 
     def _answers(self, part: _Sent, ending: Ending, came_at: float) -> list[ChatAnswer]:
         """One per request of the part. Of two for one, an answer goes before an error."""
-        places = {_RECORD_ID.format(place): place for place in range(len(part.requests))}
-        found: dict[int, ChatAnswer] = {}
+        found: dict[str, ChatAnswer] = {}
         surplus = 0
         for record in self._jobs.records(part.job):
-            place = places.get(str(record.get("recordId")))
-            if place is None:
-                surplus += 1
-                continue
-            surplus += place in found
-            if place not in found or (is_answered(record) and found[place].service_tier is None):
-                key = part.requests[place].key
-                found[place] = record_answer(key, self.model, part.job, record, self._price)
+            record_id = str(record.get("recordId"))
+            surplus += record_id in found or record_id not in part.job.record_ids
+            earlier, request = found.get(record_id), part.requests.get(record_id)
+            is_better = earlier is None or (is_answered(record) and earlier.service_tier is None)
+            if request is not None and is_better:
+                answer = record_answer(request.key, self.model, part.job, record, self._price)
+                found[record_id] = answer
         if surplus:
             _log.warning("%s: %d records of unknown or repeated recordId", part.job.arn, surplus)
         waited = time.monotonic() - came_at
         answers = (
-            found.get(place) or no_record(request.key, part.job, ending)
-            for place, request in enumerate(part.requests)
+            found.get(record_id) or no_record(request.key, part.job, ending)
+            for record_id, request in part.requests.items()
         )
         return [replace(a, queued_seconds=max(0.0, waited - a.seconds)) for a in answers]
 
@@ -182,18 +203,22 @@ class BedrockBatchEngine:
         return worst_cost(self._price, request)
 
 
-def _groups(
-    encoded: Iterable[tuple[ChatRequest, str]], batch: BatchConfig
-) -> Iterator[list[tuple[ChatRequest, str]]]:
-    """In order, each as large as the limits allow, so that a group that is done moves no other."""
-    group: list[tuple[ChatRequest, str]] = []
+def _digest(text: str) -> str:
+    """Lower-case letters and digits, 5 bits each."""
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+    return base64.b32encode(digest).decode().rstrip("=").lower()
+
+
+def _groups(records: Iterable[_Record], batch: BatchConfig) -> Iterator[list[_Record]]:
+    """In order, each as large as the limits allow."""
+    group: list[_Record] = []
     size = 0
-    for request, text in encoded:
-        length = len(text) + _FRAME_BYTES
+    for record in records:
+        length = len(record.text) + _FRAME_BYTES
         if group and (len(group) == batch.max_records or size + length > batch.max_bytes):
             yield group
             group, size = [], 0
-        group.append((request, text))
+        group.append(record)
         size += length
     if group:
         yield group

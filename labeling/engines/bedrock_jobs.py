@@ -2,12 +2,13 @@
 
 Everything lies under `batch.s3_uri`, in a folder named by the hash of what is asked:
 
-    <hash>/input.jsonl     the records                    <hash>/job-0.json  the job's ARN
-    <hash>/output-0/...    what Bedrock writes
+    <hash>/input.jsonl     the records          <hash>/job-0.json  the job's ARN, its recordIds
+    <hash>/output-0/...    what Bedrock writes  open/<hash>-0      there until all answers are read
 
-so that whoever asks the same again, a killed run above all, finds the job instead of paying for a
-second. A job that ended and answered nothing is followed by job-1. Not here: what a record says
-(bedrock_batch.py). Nothing is ever deleted; a lifecycle rule of the bucket may.
+so that whoever asks the same again finds the job instead of paying for a second; so does a killed
+run that had kept some of the answers and asks for the rest, by the marks under open/. A job that
+ended and answered nothing is followed by job-1. Nothing else is ever deleted; a lifecycle rule of
+the bucket may. Not here: what a record says (bedrock_record.py), who asks what (bedrock_batch.py).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from typing import Any
@@ -34,10 +35,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Job:
-    """A submitted job; `output` is the prefix of the keys that Bedrock writes."""
+    """A submitted job; `output`: prefix of what Bedrock writes; `mark`: the key under open/."""
 
     arn: str
     output: str
+    mark: str
+    record_ids: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -58,34 +61,49 @@ class BatchJobs:
         self._s3, self._bedrock = aws_client(config, "s3"), aws_client(config, "bedrock")
 
     def find(self, name: str) -> Job | int:
-        """The job for the content of this name, running or with answers; else a new one's number.
-
-        The number is how many jobs there were that ended without one answer.
-        """
+        """The job for the content of this name, running or with answers; else a number for one."""
         known = len(self._keys(f"{self._prefix}{name}/job-"))
         if known == 0:
             return 0
-        job = self._recorded(self._record(name, known - 1))
+        job = self._recorded(name, known - 1)
+        return job if self.is_of_use(job) else known
+
+    def is_of_use(self, job: Job) -> bool:
+        """Whether the job runs or has answered a record."""
         ending = self._ending(job)
         if ending is None or any("modelOutput" in record for record in self.records(job)):
-            return job
+            return True
         _log.info("batch job %s ended as %s without an answer", job.arn, ending.status)
-        return known
+        return False
 
-    def submit(self, name: str, number: int, body: bytes) -> Job:
+    def unfinished(self) -> Iterator[Job]:
+        """Jobs of which nobody has said that all their answers are read."""
+        for mark in self._keys(f"{self._prefix}open/"):
+            name, _, number = mark.rpartition("/")[2].rpartition("-")
+            # Without a record it was never submitted, or it is found by its name.
+            if number.isdigit() and self._keys(self._record(name, int(number))):
+                yield self._recorded(name, int(number))
+
+    def finish(self, job: Job) -> None:
+        """All that was asked of the job has been read and handed over."""
+        with self._explained(f"removing {self._uri(job.mark)}"):
+            self._s3.delete_object(Bucket=self._bucket, Key=job.mark)
+
+    def submit(self, name: str, number: int, body: bytes, record_ids: Iterable[str]) -> Job:
         """Starts a job on `body` (JSONL); all who do so under one name and number get one job."""
         source, record = f"{self._prefix}{name}/input.jsonl", self._record(name, number)
         is_new = self._create(source, body)
         job_name = f"roundhouse-{name}-{number}"
         output = f"{self._prefix}{name}/output-{number}/"
+        self._create(self._mark(name, number), b"")
         # Someone may have been killed between the submission and the record of it.
         arn = None if is_new and number == 0 else self._arn_of(job_name)
         if arn is None:
             arn = self._start(job_name, f"{name}-{number}", source, output)
             _log.info("submitted batch job %s for %s", arn, self._uri(source))
-        if self._create(record, json.dumps({"jobArn": arn, "output": output}).encode()):
-            return Job(arn, output)
-        return self._recorded(record)
+        written = {"jobArn": arn, "output": output, "recordIds": list(record_ids)}
+        self._create(record, json.dumps(written).encode())
+        return self._recorded(name, number)
 
     def wait(self, job: Job) -> Ending:
         """Blocks until the job has ended, which Bedrock sees to after `timeout_hours`."""
@@ -96,10 +114,7 @@ class BatchJobs:
             time.sleep(self._batch.poll_seconds)
 
     def records(self, job: Job) -> Iterator[dict[str, Any]]:
-        """All records of all output files, in an order that says nothing; other lines are left out.
-
-        The manifest that Bedrock writes beside them is no output file.
-        """
+        """All of all output files, in an order that says nothing; not those of the manifest."""
         for key in self._keys(job.output):
             if not key.endswith(".jsonl.out"):
                 continue
@@ -150,13 +165,18 @@ class BatchJobs:
     def _record(self, name: str, number: int) -> str:
         return f"{self._prefix}{name}/job-{number}.json"
 
-    def _recorded(self, key: str) -> Job:
+    def _mark(self, name: str, number: int) -> str:
+        return f"{self._prefix}open/{name}-{number}"
+
+    def _recorded(self, name: str, number: int) -> Job:
+        key = self._record(name, number)
         with self._explained(f"reading {self._uri(key)}"), self._opened(key) as body:
             text = body.read()
         record = _parsed(text) or {}
-        if not {"jobArn", "output"} <= record.keys():
+        if not {"jobArn", "output", "recordIds"} <= record.keys():
             raise LabelingError(f"{self._uri(key)} is no record of a job; remove it to start anew")
-        return Job(record["jobArn"], record["output"])
+        ids = frozenset(record["recordIds"])
+        return Job(record["jobArn"], record["output"], self._mark(name, number), ids)
 
     def _opened(self, key: str) -> AbstractContextManager[Any]:
         return closing(self._s3.get_object(Bucket=self._bucket, Key=key)["Body"])
@@ -198,7 +218,7 @@ class BatchJobs:
             return f"batch.s3_uri must name a bucket that is there, in {region}"
         if code in {"AccessDenied", "AccessDeniedException", "403", "InvalidAccessKeyId"}:
             return (
-                f"profile {profile} needs s3:GetObject, PutObject and ListBucket on "
+                f"profile {profile} needs s3:GetObject, PutObject, DeleteObject and ListBucket on "
                 f"{batch.s3_uri}, bedrock:CreateModelInvocationJob, GetModelInvocationJob and "
                 f"ListModelInvocationJobs, and iam:PassRole for {batch.role_arn}"
             )

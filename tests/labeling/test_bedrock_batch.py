@@ -55,7 +55,7 @@ def test_answers_come_in_the_order_of_the_requests_however_the_files_are_shuffle
     assert (first.input_tokens, first.output_tokens) == (INPUT_TOKENS, OUTPUT_TOKENS)
     assert first.cost_usd == pytest.approx(COST / 2)
     assert (first.price_table_version, first.service_tier) == ("2026-03 x 0.5", "batch")
-    assert first.request_id == f"{next(iter(bedrock.jobs))}/00000000000"
+    assert first.request_id == f"{next(iter(bedrock.jobs))}/{bedrock.inputs[0][0]['recordId']}"
     assert (first.seconds, first.model) == (0.001, MODEL)
     assert first.queued_seconds > 0
 

@@ -65,7 +65,7 @@ def test_every_subject_gets_its_row_and_the_row_says_how_it_came(bedrock):
     assert [r["is_final"] for r in rows] == [True, False, True, True, True, True]
     assert [r["service_tier"] for r in rows] == ["batch", "batch", None, None, None, "batch"]
     (arn,) = bedrock.jobs
-    assert rows[0]["request_id"] == f"{arn}/00000000000"
+    assert rows[0]["request_id"] == f"{arn}/{bedrock.inputs[0][0]['recordId']}"
     assert rows[0]["cost_usd"] == pytest.approx(rows[2]["cost_usd"] / 2)
     assert rows[0]["price_table_version"] == "2026-03 x 0.5"
     assert (rows[0]["backend"], rows[0]["provider_region"]) == ("bedrock", "us-east-1")

@@ -8,9 +8,11 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
+from labeling.engines.chat import ChatAnswer
 from labeling.label import LabelingError
 from tests.labeling.batch_server import BatchServer, answered, asked, engine_for, keys_of
 
@@ -56,9 +58,47 @@ def test_a_run_killed_while_it_waits_finds_its_job_again(bedrock):
 def test_a_run_killed_before_it_knew_its_job_finds_it_again(bedrock, forgets):
     bedrock.goes_on, bedrock.forgets_tokens = threading.Event(), forgets
     kill_when(asking(bedrock), lambda: len(bedrock.jobs) == 1)
-    assert keys_of(bedrock) == ["input.jsonl"]
+    assert [key for key in keys_of(bedrock) if "job" in key] == []
     bedrock.goes_on.set()
     assert texts_of(bedrock) == ANSWERS
+    assert len(bedrock.jobs) == 1
+
+
+def test_a_run_killed_with_half_of_the_answers_gets_the_rest_from_the_same_job(bedrock):
+    kept: list[str] = []
+
+    def killed(answer: ChatAnswer) -> None:
+        if len(kept) == 2:
+            raise KeyboardInterrupt
+        kept.append(answer.key)
+
+    requests = asked("a", "b", "c", "d", "e")
+    with pytest.raises(KeyboardInterrupt):
+        engine_for(bedrock).complete(requests, killed)
+    rest = [request for request in requests if request.key not in kept]
+    assert len(rest) == 3
+    new = [replace(request, key=f"new {request.key}") for request in asked("f", "g", "h")]
+    answers = engine_for(bedrock).complete(rest + new)
+    texts = [r.messages[0]["content"] for r in rest + new]
+    assert [answer.text for answer in answers] == [f"answer to {text}" for text in texts]
+    assert [len(records) for records in bedrock.inputs] == [5, 3]
+    assert [key for key in keys_of(bedrock) if key.endswith("-0")] == []  # nothing is open now
+
+
+def test_samples_of_one_text_are_told_apart_when_a_part_of_them_is_asked_again(bedrock):
+    bedrock.reply = lambda place, record: [answered(record, str(place))]
+    requests = [replace(request, seed=place) for place, request in enumerate(asked(*"aaaa"))]
+    kept: list[ChatAnswer] = []
+
+    def killed(answer: ChatAnswer) -> None:
+        if len(kept) == 2:
+            raise KeyboardInterrupt
+        kept.append(answer)
+
+    with pytest.raises(KeyboardInterrupt):
+        engine_for(bedrock).complete(requests, killed)
+    rest = engine_for(bedrock).complete(requests[2:])
+    assert [answer.text for answer in kept + rest] == ["0", "1", "2", "3"]
     assert len(bedrock.jobs) == 1
 
 
