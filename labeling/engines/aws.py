@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from labeling.engine_config import BedrockEngineConfig
+from labeling.engine_config import BatchConfig, BedrockEngineConfig
 from labeling.label import LabelingError
 
 
@@ -53,3 +53,33 @@ def explained(doing: str, advice: Callable[[str], str]) -> Iterator[None]:
         raise LabelingError(f"{doing}: {code}: {message}; {advice(code)}") from error
     except BotoCoreError as error:
         raise LabelingError(f"{doing}: {error}; {advice('')}") from error
+
+
+def batch_advice(config: BedrockEngineConfig, batch: BatchConfig, code: str) -> str:
+    """What to do about an error of S3 or of batch inference, by AWS's name for it."""
+    region, profile = config.region, config.profile or "default"
+    if code in {"NoSuchBucket", "PermanentRedirect", "301", "AuthorizationHeaderMalformed"}:
+        return f"batch.s3_uri must name a bucket that is there, in {region}"
+    if code in {"AccessDenied", "AccessDeniedException", "403", "InvalidAccessKeyId"}:
+        return (
+            f"profile {profile} needs s3:GetObject, PutObject, DeleteObject and ListBucket on "
+            f"{batch.s3_uri}, bedrock:CreateModelInvocationJob, GetModelInvocationJob and "
+            f"ListModelInvocationJobs, and iam:PassRole for {batch.role_arn}"
+        )
+    if code == "ValidationException":
+        return (
+            f"check that {config.model} offers batch inference in {region}, that "
+            f"bedrock.amazonaws.com may take on {batch.role_arn}, that this role may read and "
+            f"write {batch.s3_uri}, and batch.min_records against the quotas"
+        )
+    if code == "ResourceNotFoundException":
+        return (
+            f"check the model {config.model} in {region}; to submit a job anew that AWS "
+            f"has forgotten, remove its job-*.json under {batch.s3_uri}"
+        )
+    if code == "ServiceQuotaExceededException":
+        return "wait until other jobs have ended and run this again"
+    return (
+        f"check the AWS credentials (profile {profile}) and the network; jobs that were "
+        "submitted go on, and running this again finds them"
+    )

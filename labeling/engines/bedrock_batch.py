@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 
 from labeling.engine_config import BatchConfig, BedrockEngineConfig
 from labeling.engines.bedrock_chat import BedrockChatEngine, converse_arguments
-from labeling.engines.bedrock_jobs import BatchJobs, Ending, Job
+from labeling.engines.bedrock_jobs import BatchJobs, Job, JobState
 from labeling.engines.bedrock_record import is_answered, no_record, record_answer
 from labeling.engines.chat import BudgetSpent, ChatAnswer, ChatRequest
 from labeling.engines.prices import Price, worst_cost
@@ -175,7 +175,7 @@ class BedrockBatchEngine:
         price = self._price
         return 0.0 if price is None else sum(worst_cost(price, r) for r in part.requests.values())
 
-    def _answers(self, part: _Sent, ending: Ending, came_at: float) -> list[ChatAnswer]:
+    def _answers(self, part: _Sent, state: JobState, came_at: float) -> list[ChatAnswer]:
         """One per request of the part. Of two for one, an answer goes before an error."""
         found: dict[str, ChatAnswer] = {}
         surplus = 0
@@ -191,7 +191,7 @@ class BedrockBatchEngine:
             _log.warning("%s: %d records of unknown or repeated recordId", part.job.arn, surplus)
         waited = time.monotonic() - came_at
         answers = (
-            found.get(record_id) or no_record(request.key, part.job, ending)
+            found.get(record_id) or no_record(request.key, part.job, state)
             for record_id, request in part.requests.items()
         )
         return [replace(a, queued_seconds=max(0.0, waited - a.seconds)) for a in answers]

@@ -13,6 +13,7 @@ the bucket may. Not here: what a record says (bedrock_record.py), who asks what 
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import time
@@ -24,7 +25,7 @@ from typing import Any
 from tenacity import retry, retry_if_exception, stop_after_attempt, wait_fixed
 
 from labeling.engine_config import BatchConfig, BedrockEngineConfig
-from labeling.engines.aws import aws_client, error_code, explained
+from labeling.engines.aws import aws_client, batch_advice, error_code, explained
 from labeling.label import LabelingError
 
 _ENDED = frozenset({"Completed", "PartiallyCompleted", "Failed", "Stopped", "Expired"})
@@ -44,11 +45,18 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Ending:
-    """How a job ended: one of Bedrock's final statuses and what it says about it."""
+class JobState:
+    """One of Bedrock's statuses, what it says about it, and records processed, of how many."""
 
     status: str
     message: str
+    done: int | None
+    total: int | None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the status is a final one."""
+        return self.status in _ENDED
 
 
 class BatchJobs:
@@ -70,10 +78,10 @@ class BatchJobs:
 
     def is_of_use(self, job: Job) -> bool:
         """Whether the job runs or has answered a record."""
-        ending = self._ending(job)
-        if ending is None or any("modelOutput" in record for record in self.records(job)):
+        state = self._state(job)
+        if not state.has_ended or any("modelOutput" in record for record in self.records(job)):
             return True
-        _log.info("batch job %s ended as %s without an answer", job.arn, ending.status)
+        _log.info("batch job %s ended as %s without an answer", job.arn, state.status)
         return False
 
     def unfinished(self) -> Iterator[Job]:
@@ -105,12 +113,17 @@ class BatchJobs:
         self._create(record, json.dumps(written).encode())
         return self._recorded(name, number)
 
-    def wait(self, job: Job) -> Ending:
+    def wait(self, job: Job) -> JobState:
         """Blocks until the job has ended, which Bedrock sees to after `timeout_hours`."""
+        told = None
         while True:
-            ending = self._ending(job)
-            if ending is not None:
-                return ending
+            state = self._state(job)
+            if state != told:
+                counts = state.done, state.total
+                _log.info("batch job %s: %s, %s of %s records", job.arn, state.status, *counts)
+            if state.has_ended:
+                return state
+            told = state
             time.sleep(self._batch.poll_seconds)
 
     def records(self, job: Job) -> Iterator[dict[str, Any]]:
@@ -131,14 +144,11 @@ class BatchJobs:
         self._s3.close()
         self._bedrock.close()
 
-    def _ending(self, job: Job) -> Ending | None:
+    def _state(self, job: Job) -> JobState:
         with self._explained(f"asking for {job.arn}"):
             found = self._bedrock.get_model_invocation_job(jobIdentifier=job.arn)
-        done, total = found.get("processedRecordCount"), found.get("totalRecordCount")
-        _log.info("batch job %s: %s, %s of %s records", job.arn, found["status"], done, total)
-        if found["status"] not in _ENDED:
-            return None
-        return Ending(found["status"], found.get("message", ""))
+        counts = found.get("processedRecordCount"), found.get("totalRecordCount")
+        return JobState(found["status"], found.get("message", ""), *counts)
 
     def _start(self, job_name: str, token: str, source: str, output: str) -> str:
         with self._explained(f"submitting {self._uri(source)} to {self._config.model}"):
@@ -175,17 +185,16 @@ class BatchJobs:
         record = _parsed(text) or {}
         if not {"jobArn", "output", "recordIds"} <= record.keys():
             raise LabelingError(f"{self._uri(key)} is no record of a job; remove it to start anew")
-        ids = frozenset(record["recordIds"])
-        return Job(record["jobArn"], record["output"], self._mark(name, number), ids)
+        mark, ids = self._mark(name, number), frozenset(record["recordIds"])
+        return Job(record["jobArn"], record["output"], mark, ids)
 
     def _opened(self, key: str) -> AbstractContextManager[Any]:
         return closing(self._s3.get_object(Bucket=self._bucket, Key=key)["Body"])
 
     def _keys(self, prefix: str) -> list[str]:
+        where = {"Bucket": self._bucket, "Prefix": prefix}
         with self._explained(f"listing {self._uri(prefix)}"):
-            pages = self._s3.get_paginator("list_objects_v2").paginate(
-                Bucket=self._bucket, Prefix=prefix
-            )
+            pages = self._s3.get_paginator("list_objects_v2").paginate(**where)
             return sorted(item["Key"] for page in pages for item in page.get("Contents", []))
 
     def _create(self, key: str, body: bytes) -> bool:
@@ -209,36 +218,7 @@ class BatchJobs:
         return f"s3://{self._bucket}/{key}"
 
     def _explained(self, doing: str) -> AbstractContextManager[None]:
-        return explained(doing, self._advice)
-
-    def _advice(self, code: str) -> str:
-        batch, region = self._batch, self._config.region
-        profile = self._config.profile or "default"
-        if code in {"NoSuchBucket", "PermanentRedirect", "301", "AuthorizationHeaderMalformed"}:
-            return f"batch.s3_uri must name a bucket that is there, in {region}"
-        if code in {"AccessDenied", "AccessDeniedException", "403", "InvalidAccessKeyId"}:
-            return (
-                f"profile {profile} needs s3:GetObject, PutObject, DeleteObject and ListBucket on "
-                f"{batch.s3_uri}, bedrock:CreateModelInvocationJob, GetModelInvocationJob and "
-                f"ListModelInvocationJobs, and iam:PassRole for {batch.role_arn}"
-            )
-        if code == "ValidationException":
-            return (
-                f"check that {self._config.model} offers batch inference in {region}, that "
-                f"bedrock.amazonaws.com may take on {batch.role_arn}, that this role may read and "
-                f"write {batch.s3_uri}, and batch.min_records against the quotas"
-            )
-        if code == "ResourceNotFoundException":
-            return (
-                f"check the model {self._config.model} in {region}; a job that AWS has forgotten "
-                f"is submitted anew when its job-*.json under {batch.s3_uri} is removed"
-            )
-        if code == "ServiceQuotaExceededException":
-            return "wait until other jobs have ended and run this again"
-        return (
-            f"check the AWS credentials (profile {profile}) and the network; jobs that were "
-            "submitted go on, and running this again finds them"
-        )
+        return explained(doing, functools.partial(batch_advice, self._config, self._batch))
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:

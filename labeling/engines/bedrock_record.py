@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from labeling.engines.bedrock_chat import converse_answer
-from labeling.engines.bedrock_jobs import Ending, Job
+from labeling.engines.bedrock_jobs import Job, JobState
 from labeling.engines.chat import ChatAnswer
 from labeling.engines.failures import CallFailed, http_failure
 from labeling.engines.prices import Price
@@ -65,11 +65,11 @@ def record_answer(
     return replace(answer, cost_usd=cost, price_table_version=price.version)
 
 
-def no_record(key: str, job: Job, ending: Ending) -> ChatAnswer:
+def no_record(key: str, job: Job, state: JobState) -> ChatAnswer:
     """The answer to a request that no output file has a record of."""
-    status, error_type = _UNANSWERED.get(ending.status, ("error", "MissingRecord"))
-    said = f": {ending.message}" if ending.message else ""
-    message = f"{job.arn} is {ending.status} and has no answer to this record{said}"
+    status, error_type = _UNANSWERED.get(state.status, ("error", "MissingRecord"))
+    said = f": {state.message}" if state.message else ""
+    message = f"{job.arn} is {state.status} and has no answer to this record{said}"
     return ChatAnswer(key, status, error_type=error_type, error_message=message, request_id=job.arn)
 
 

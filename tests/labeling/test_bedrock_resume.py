@@ -178,5 +178,5 @@ def test_a_record_of_a_job_that_is_none_is_named(bedrock):
 def test_a_job_that_aws_has_forgotten_says_what_to_remove(bedrock):
     texts_of(bedrock)
     bedrock.jobs.clear()
-    with pytest.raises(LabelingError, match=r"asking for arn.*job-\*.json under s3://bucket-"):
+    with pytest.raises(LabelingError, match=r"asking for arn.*remove its job-\*.json"):
         texts_of(bedrock)
