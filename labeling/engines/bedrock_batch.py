@@ -24,7 +24,7 @@ from labeling.engine_config import BatchConfig, BedrockEngineConfig
 from labeling.engines.bedrock_chat import BedrockChatEngine, converse_arguments
 from labeling.engines.bedrock_jobs import BatchJobs, Job, JobState
 from labeling.engines.bedrock_record import is_answered, no_record, record_answer
-from labeling.engines.chat import BudgetSpent, ChatAnswer, ChatRequest
+from labeling.engines.chat import ChatAnswer, ChatRequest
 from labeling.engines.prices import Price, worst_cost
 from labeling.label import LabelingError
 
@@ -155,11 +155,8 @@ class BedrockBatchEngine:
             for part, job in zip(parts, found, strict=True)
         ]
         total = sum(worst)
-        if total and self._on_demand.budget.set_aside(total) is None:
-            raise BudgetSpent(
-                f"a batch that may cost {total:.6g} USD does not fit the budget beside the calls "
-                "in flight; nothing of it was sent; raise budget_usd or run again later"
-            )
+        while total and self._on_demand.budget.set_aside(total) is None:
+            time.sleep(self._batch.poll_seconds)  # what others have in flight may leave room
         sent: list[_Sent] = []
         try:
             for part, job, promised in zip(parts, found, worst, strict=True):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from labeling.engines.bedrock_batch import BedrockBatchEngine
@@ -192,13 +194,21 @@ def test_batches_and_single_calls_draw_on_one_budget(bedrock):
     assert bedrock.calls == {}
 
 
-def test_a_batch_waits_for_no_room_beside_calls_in_flight(bedrock):
-    config = config_of(f"bucket-{bedrock.port}")
-    on_demand = BedrockChatEngine(config, Limits(1, None, 1e-4, 0), Price(1.0, 1.0, "p"))
-    on_demand.budget.set_aside(1e-4)
-    with pytest.raises(BudgetSpent, match=r"does not fit the budget beside the calls in flight"):
-        BedrockBatchEngine(config, on_demand, Price(1.0, 1.0, "p")).complete(asked("a", "b"))
-    assert bedrock.jobs == {}
+def test_a_batch_waits_until_the_budget_has_room_beside_calls_in_flight(bedrock):
+    config, price = config_of(f"bucket-{bedrock.port}"), Price(1.0, 1.0, "p")
+    on_demand = BedrockChatEngine(config, Limits(1, None, 1e-4, 0), price)
+    budget = on_demand.budget
+    budget.set_aside(1e-4)
+    jobs_before: list[int] = []
+
+    def free() -> None:
+        jobs_before.append(len(bedrock.jobs))
+        budget.settle(1e-4, 0.0)
+
+    threading.Timer(0.5, free).start()
+    answers = BedrockBatchEngine(config, on_demand, price).complete(asked("a", "b"))
+    assert [answer.status for answer in answers] == ["ok", "ok"]
+    assert jobs_before == [0]
 
 
 def test_what_bedrock_did_not_count_takes_its_worst_from_the_budget_and_has_no_cost(bedrock):
