@@ -113,6 +113,7 @@ def _keys(
 
 
 _CALL_COLUMNS = (
+    "service_tier",
     *("sampling_json", "seed", "structured_mode", "stop_reason", "error_type", "error_message"),
     *("cached_input_tokens", "is_usage_estimated", "cost_usd", "price_table_version"),
     "is_cached",
@@ -144,5 +145,6 @@ def _call(attempt: Attempt) -> dict[str, object]:
         "queue_ms": None if answer.is_cached else 1000 * answer.queued_seconds,
         "retries": answer.retries,
         "request_id": answer.request_id,
+        "service_tier": answer.service_tier,
         "answered_by": answer.model,
     }

@@ -37,6 +37,7 @@ class ChatAnswer:
 
     `status`: ok (there is text, whatever it says), empty, truncated (cut off by max_tokens; the
     text is what there is), filtered, timeout, throttled, error. Only `ok` may be read for a score.
+    `service_tier`: what was paid for, where the endpoint has several and says which (batch).
     Token counts are the endpoint's; None where it said nothing. `first_token_logprobs`: token text
     -> log-probability in nats, None where not offered. `is_cached`: paid for by an earlier call
     (answer_cache.py), whose usage, model and request id these are. Seconds are wall time: `seconds`
@@ -61,6 +62,7 @@ class ChatAnswer:
     retries: int = 0
     seconds: float = 0.0
     queued_seconds: float = 0.0
+    service_tier: str | None = None
 
 
 @dataclass(frozen=True)

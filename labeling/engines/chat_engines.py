@@ -5,7 +5,7 @@ from __future__ import annotations
 from labeling.engine_config import BedrockEngineConfig, JudgeEngineConfig, OpenAIEngineConfig
 from labeling.engines.chat import ChatEngine, PaidWork
 from labeling.engines.dispatch import Limits
-from labeling.engines.prices import GIVEN, Price, known_price
+from labeling.engines.prices import GIVEN, Price, known_batch_share, known_price
 from labeling.engines.shared_limits import Account
 from labeling.label import LabelingError
 
@@ -37,7 +37,14 @@ def load_chat_engine(engine_config: JudgeEngineConfig, paid: PaidWork | None = N
         return OpenAIChatEngine(engine_config, limits, price)
     from labeling.engines.bedrock_chat import BedrockChatEngine
 
-    return BedrockChatEngine(engine_config, limits, price)
+    on_demand = BedrockChatEngine(engine_config, limits, price)
+    if engine_config.batch is None:
+        return on_demand
+    from labeling.engines.bedrock_batch import BedrockBatchEngine
+
+    given = engine_config.price
+    share = known_batch_share() if given is None or given.batch is None else given.batch
+    return BedrockBatchEngine(engine_config, on_demand, price and price.times(share))
 
 
 def _account(

@@ -9,6 +9,7 @@ import json
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from typing import Any
 
 import yaml
 
@@ -35,19 +36,28 @@ class Price:
         """USD."""
         return (input_tokens * self.input + output_tokens * self.output) / 1e6
 
+    def times(self, share: float) -> Price:
+        """At a discount, which the version tells."""
+        return Price(self.input * share, self.output * share, f"{self.version} x {share:g}")
+
 
 def known_price(model: str) -> Price | None:
     """The shipped price of exactly this model id, or None: a similar name is no price."""
-    version, models = _table()
-    prices = models.get(model)
-    return None if prices is None else Price(prices["input"], prices["output"], version)
+    table = _table()
+    prices = table["models"].get(model)
+    return None if prices is None else Price(prices["input"], prices["output"], table["version"])
+
+
+def known_batch_share() -> float:
+    """The shipped share of an on-demand price that batch inference costs."""
+    return float(_table()["batch"])
 
 
 @cache
-def _table() -> tuple[str, dict[str, dict[str, float]]]:
+def _table() -> dict[str, Any]:
     text = resources.files("labeling").joinpath("prices.yaml").read_text(encoding="utf-8")
-    table = yaml.safe_load(text)
-    return table["version"], table["models"]
+    table: dict[str, Any] = yaml.safe_load(text)
+    return table
 
 
 def most_input_tokens(request: ChatRequest) -> int:
