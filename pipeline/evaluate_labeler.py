@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.config import ConfigError, RunConfig
-from pipeline.label_file import READ_PROMPTS, label_file
+from pipeline.label_file import READ_PROMPTS, chosen_labelers, label_file
 from pipeline.stage_process import StageFailed
 from pipeline.suite import Suite
 from pipeline.suite_report import LabelerNumbers, labeler_numbers
@@ -72,10 +72,11 @@ def evaluate_labelers(
 
 
 def _check_prompts(config: RunConfig, suite: Suite, names: Sequence[str]) -> None:
+    chosen = chosen_labelers(config, names)
     if all(row.prompt is not None for row in suite.rows):
         return
-    for labeler in config.labelers:
-        if labeler.kind in READ_PROMPTS and (not names or labeler.name in names):
+    for labeler in chosen:
+        if labeler.kind in READ_PROMPTS:
             raise ConfigError(
                 f"suite {suite.path}: labeler {labeler.name} ({labeler.kind}) reads prompt and "
                 "completion, the suite has no prompts; name their column (--prompt-column) or "
@@ -93,6 +94,8 @@ def work_folder(near: Path) -> Iterator[Path]:
     """A hidden folder beside `near`, swept afterwards; kept, for its logs, when a stage fails."""
     if not near.parent.is_dir():
         raise ConfigError(f"--out {near}: there is no folder {near.parent}")
+    if near.is_dir():
+        raise ConfigError(f"--out {near}: is a folder; name a file")
     work = Path(tempfile.mkdtemp(prefix=f".{near.name}.", dir=near.parent))
     keep = False
     try:

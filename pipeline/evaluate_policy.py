@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from pipeline.config import ConfigError, RunConfig
 from pipeline.device import choose_device, choose_engine
 from pipeline.evaluate_labeler import work_folder
-from pipeline.label_file import label_file
+from pipeline.label_file import chosen_labelers, label_file
 from pipeline.policy_report import PolicyNumbers, policy_numbers, scores_of
 from pipeline.progress import Heartbeat, StageDisplay
 from pipeline.prompts import MalformedPrompt, messages_of
@@ -58,6 +58,7 @@ def evaluate_policy(
     """
     if choice.named is not None and choice.round is not None:
         raise ConfigError("evaluate-policy: --policy and --round exclude each other")
+    chosen_labelers(config, names)  # a wrong name is found before the minutes of sampling
     prompts = _prompts(suite)
     device = choose_device(config.device)
     with work_folder(near) as work:

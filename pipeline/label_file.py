@@ -62,7 +62,7 @@ def label_file(
     and those of table `labels` that are not about rounds. Rows: labelers in the order of the
     configuration, texts in that of the file. Raises ConfigError, StageFailed.
     """
-    labelers = _chosen(config, names)
+    labelers = chosen_labelers(config, names)
     _check_output(source, out)
     check_input(source)
     device = choose_device(config.device)
@@ -118,7 +118,8 @@ def check_use(
     return chosen
 
 
-def _chosen(config: RunConfig, names: Sequence[str]) -> list[LabelerConfig]:
+def chosen_labelers(config: RunConfig, names: Sequence[str]) -> list[LabelerConfig]:
+    """The labelers of these names, or all of them. Raises ConfigError for an unknown name."""
     known = [labeler.name for labeler in config.labelers]
     unknown = sorted(set(names) - set(known))
     if unknown:

@@ -221,10 +221,10 @@ def test_wrong_use_says_why(
 
 def test_labelers_come_in_the_order_of_the_configuration():
     config = load_config("demo")
-    chosen = label_file._chosen(config, ["metric", "toxicity"])
+    chosen = label_file.chosen_labelers(config, ["metric", "toxicity"])
     assert [labeler.name for labeler in chosen] == ["toxicity", "metric"]
     every = ["toxicity", "helpful-judge", "metric"]
-    assert [labeler.name for labeler in label_file._chosen(config, ())] == every
+    assert [labeler.name for labeler in label_file.chosen_labelers(config, ())] == every
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
