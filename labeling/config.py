@@ -58,6 +58,9 @@ class ClassifierConfig(Section):
     stride: int = Field(64, ge=0, description="tokens that two windows of a text share")
     max_windows: int = Field(256, ge=1, description="longer texts get status too_long")
     token_budget: int = Field(4096, ge=1, description="tokens of one batch, padding included")
+    backend: Literal["transformers", "onnx"] = Field(
+        "transformers", description="onnx: ONNX Runtime on the CPU; needs roundhouse[onnx]"
+    )
     required: bool = True
     self_test: tuple[SelfTestSentence, ...] | None = Field(
         None, description="None: the shipped sentences of the criterion; []: no self-test"

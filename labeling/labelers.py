@@ -125,6 +125,8 @@ def _revision(config: LabelerConfig, model: ModelIdentity) -> str:
             "activation": config.activation,
             "windows": [config.max_tokens, config.stride, config.max_windows],
         }
+        if config.backend != "transformers":  # the key came later: older revisions stand
+            parts["backend"] = config.backend
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
