@@ -91,7 +91,7 @@ def _unsaid(line: str) -> None:
 
 @contextlib.contextmanager
 def work_folder(near: Path) -> Iterator[Path]:
-    """A hidden folder beside `near`, swept afterwards; kept, for its logs, when a stage fails."""
+    """A hidden folder beside `near`, swept afterwards; of a stage that fails the logs are kept."""
     if not near.parent.is_dir():
         raise ConfigError(f"--out {near}: there is no folder {near.parent}")
     if near.is_dir():
@@ -102,6 +102,8 @@ def work_folder(near: Path) -> Iterator[Path]:
         yield work
     except StageFailed:
         keep = True
+        for path in (*work.glob("*.jsonl"), *work.glob("*.parquet")):
+            path.unlink()
         raise
     finally:
         if not keep:

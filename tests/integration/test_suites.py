@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -87,5 +88,16 @@ def test_a_policy_is_measured_on_a_suite(starters: Path, tmp_path: Path):
     words = (*words[:7], str(again), *words[8:], "--policy", str(starters / "starter-policy"))
     roundhouse(*words)
     assert again.read_bytes() == out.read_bytes()
+
+    # A revision is looked up in the warehouse; one that is not there is named.
+    root = tmp_path / "warehouse"
+    words = (*words[:-1], "stored", "--set", f"warehouse={root}")
+    missing = roundhouse(*words, code=2)
+    assert f"policy stored is not in {root / 'policies'}" in missing.stderr
+    shutil.copytree(starters / "starter-policy", root / "policies" / "stored")
+    again.unlink()
+    done = roundhouse(*words)
+    assert "policy     stored: 6 completions" in done.stdout
+    assert again.read_text() == out.read_text().replace(found["all"]["policy"], "stored")
     both = roundhouse(*words, "--round", "0", code=2)
     assert "--policy and --round exclude each other" in both.stderr
