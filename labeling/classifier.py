@@ -57,9 +57,6 @@ class ClassifierLabeler:
             message = f"labelers.{config.name}.model: cannot load {config.model}: {error}"
             raise LabelingError(message) from error
         self._model = loaded.to(device).eval()
-        self._forward, *self._backend = load_forward(
-            config, model, self._model, len(self._tokenizer), device
-        )
         self._map: LabelMap = match_labels(
             loaded.config.id2label,
             config.label_scores,
@@ -69,6 +66,9 @@ class ClassifierLabeler:
         )
         self._head, self._tail = frame_of(self._tokenizer)
         self._pad = set_padding(self._tokenizer, loaded.config)
+        self._forward, *self._backend = load_forward(
+            config, model, self._model, len(self._tokenizer), device
+        )
         self._room = self._window_room(loaded.config)
         self.identity = self._identity(model, revision)
         check_sentences(config, lambda texts: self._measure(list(texts), None))

@@ -14,6 +14,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
+
 from labeling.agreement import Estimate
 from pipeline.config import ConfigError
 from pipeline.console import print_rows
@@ -152,7 +154,7 @@ def show_labelers(numbers: Sequence[LabelerNumbers]) -> None:
              cell(one.sensitivity), cell(one.specificity), one.auc)
             for one in (of.overall, *of.slices)
         ]  # fmt: skip
-        print_rows(columns, rows, title=_headline(of))
+        print_rows(columns, rows, title=escape(_headline(of)))
         if of.bias is not None:
             groups = [
                 (g.group, g.items, g.subgroup_auc, g.bpsn_auc, g.bnsp_auc) for g in of.bias.groups
@@ -187,10 +189,9 @@ def show_policy(numbers: PolicyNumbers) -> None:
          cell(one.partial_refusal), *(cell(of.rate) for of in one.labels))
         for one in _policy_slices(numbers)
     ]  # fmt: skip
+    said = "; ".join(pair) or cell(numbers.overall.full_refusal)
     headline = f"policy {numbers.policy[:12]}: full refusal of prompts that are "
-    print_rows(
-        columns, rows, title=headline + ("; ".join(pair) or cell(numbers.overall.full_refusal))
-    )
+    print_rows(columns, rows, title=escape(headline + said))
 
 
 def _name(column: str, value: str) -> str:
