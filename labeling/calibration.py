@@ -71,12 +71,14 @@ def accuracy(labels: npt.ArrayLike, gold: npt.ArrayLike) -> Accuracy:
     )  # fmt: skip
 
 
-def wilson(count: int, of: int) -> Estimate:
+def wilson(count: float, of: int) -> Estimate:
     """The share `count / of` with its Wilson interval (Wilson 1927); None of nothing."""
     if of == 0:
         return Estimate(None)
+    value = count / of
     low, high = proportion_confint(count, of, alpha=1 - CONFIDENCE, method="wilson")
-    return Estimate(count / of, float(low), float(high))
+    # Rounding puts the end at a share of 0 or 1 a hair inside of it.
+    return Estimate(value, min(float(low), value), max(float(high), value))
 
 
 def calibration(scores: npt.ArrayLike, gold: npt.ArrayLike, *, bins: int = 10) -> Calibration:

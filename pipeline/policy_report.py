@@ -11,9 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from statsmodels.stats.proportion import proportion_confint
-
-from labeling.agreement import CONFIDENCE, Estimate
+from labeling.agreement import Estimate
+from labeling.calibration import wilson
 from labeling.refusal import refusal_of
 from pipeline.suite import Suite
 
@@ -122,11 +121,7 @@ def _rate(of: LabelerScores, asked: Sequence[Sequence[int]], threshold: float) -
 
 def _share(by_prompt: Sequence[Sequence[bool]]) -> Estimate:
     """Mean over prompts of each one's share, Wilson's interval on the number of prompts."""
-    if not by_prompt:
-        return Estimate(None)
-    count = sum(sum(one) / len(one) for one in by_prompt)
-    low, high = proportion_confint(count, len(by_prompt), alpha=1 - CONFIDENCE, method="wilson")
-    return Estimate(count / len(by_prompt), float(low), float(high))
+    return wilson(sum(sum(one) / len(one) for one in by_prompt), len(by_prompt))
 
 
 def scores_of(rows: Sequence[Mapping[str, object]], labeler: str) -> LabelerScores:

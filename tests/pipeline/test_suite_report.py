@@ -109,6 +109,21 @@ def test_refusals_of_safe_and_unsafe_prompts_are_a_pair():
     assert [one.value for one in found.slices] == ["home", "code", "harm"]
 
 
+def test_an_interval_holds_its_share_also_at_none_and_all():
+    of = suite(*[(0, "a", ())] * 3)
+    for text in ("Sure.", "I can't."):
+        share = policy_numbers(of, "p", [0, 1, 2], [text] * 3, []).overall.full_refusal
+        assert share.value is not None
+        assert share.low is not None
+        assert share.high is not None
+        assert 0 <= share.low <= share.value <= share.high <= 1
+
+
+def test_a_slice_name_that_looks_like_markup_is_text(capsys: pytest.CaptureFixture[str]):
+    output.show_labelers([numbers(suite(*[(1, "[b]x[/b]", ())] * 10), [0.1] * 10)])
+    assert capsys.readouterr().out.count("kind=[b]x[/b]") == 2
+
+
 def test_toxicity_is_by_slice_over_scored_completions():
     home, code, harm = (one.labels[0] for one in policy().slices)
     assert (home.rate.value, code.rate.value, harm.rate.value) == (0.5, 0.0, 0.5)
