@@ -34,7 +34,7 @@ from training.starter_tokenizers import bpe_classifier_tokenizer, train_bpe
 
 REPEATS, WINDOW, RANDOM_BATCH = 5, 512, 32
 # Texts, least ratio to random batches, largest difference of a logit.
-SHORT, LONG = (16384, 3.0, 1e-5), (2048, 4.0, 1e-6)
+SHORT, LONG = (16384, 3.0, 1e-5), (1024, 4.0, 1e-6)
 WARM_UP_TEXTS = 256
 HH = Path(__file__).parents[3] / "shared" / "data" / "hh-rlhf"
 # Words of HH's 6,211 distinct assistant turns: mean and deviation of the logarithm.
