@@ -58,6 +58,9 @@ class ClassifierConfig(Section):
     stride: int = Field(64, ge=0, description="tokens that two windows of a text share")
     max_windows: int = Field(256, ge=1, description="longer texts get status too_long")
     token_budget: int = Field(4096, ge=1, description="tokens of one batch, padding included")
+    backend: Literal["transformers", "onnx"] = Field(
+        "transformers", description="onnx: ONNX Runtime on the CPU; needs roundhouse[onnx]"
+    )
     required: bool = True
     self_test: tuple[SelfTestSentence, ...] | None = Field(
         None, description="None: the shipped sentences of the criterion; []: no self-test"
@@ -152,4 +155,30 @@ class JudgeConfig(Section):
         return self
 
 
-LabelerConfig = Annotated[ClassifierConfig | JudgeConfig, Field(discriminator="kind")]
+class RewardModelConfig(Section):
+    """A trained reward model: a sequence classifier with one output that reads the dialogue."""
+
+    kind: Literal["reward_model"]
+    name: Name
+    role: Role
+    criterion: str
+    model: str
+    revision: str | None = Field(None, description="Hub commit; folders need none")
+    template: str | None = Field(
+        None, min_length=1, description="Jinja chat template; None: the one of its tokenizer"
+    )
+    center: float = Field(
+        0.0, allow_inf_nan=False, description="logit that becomes score 0.5: a typical completion's"
+    )
+    scale: float = Field(
+        1.0, gt=0, allow_inf_nan=False, description="score = sigmoid((logit - center) / scale)"
+    )
+    max_tokens: int = Field(2048, ge=8, description="longer dialogues get status too_long")
+    token_budget: int = Field(4096, ge=1, description="tokens of one batch, padding included")
+    dtype: Literal["auto", "float32", "bfloat16"] = "float32"
+    required: bool = True
+
+
+LabelerConfig = Annotated[
+    ClassifierConfig | RewardModelConfig | JudgeConfig, Field(discriminator="kind")
+]

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import pyarrow as pa
 
-from labeling.config import ClassifierConfig, JudgeConfig, LabelerConfig
+from labeling.config import ClassifierConfig, JudgeConfig, LabelerConfig, RewardModelConfig
 from labeling.engine_config import TransformersEngineConfig, VllmEngineConfig
 from labeling.engines.chat import PaidWork
 from labeling.judge_prompt import PROMPT_VERSION
@@ -66,6 +66,10 @@ def build_labeler(
         from labeling.classifier import ClassifierLabeler
 
         return ClassifierLabeler(config, model, _revision(config, model), device=chosen)
+    if isinstance(config, RewardModelConfig):
+        from labeling.reward_model import RewardModelLabeler
+
+        return RewardModelLabeler(config, model, _revision(config, model), device=chosen)
     rubric = _rubric_of(config)
     revision = _revision(config, model)
     if not isinstance(config.engine, VllmEngineConfig | TransformersEngineConfig):
@@ -114,12 +118,20 @@ def _revision(config: LabelerConfig, model: ModelIdentity) -> str:
             parts["engine"] = [engine.kind, engine.dtype, engine.max_model_len]
         else:
             parts |= _remote_parts(config)
+    elif isinstance(config, RewardModelConfig):
+        parts |= {
+            "template": config.template,
+            "squash": [config.center, config.scale],
+            "reads": [config.max_tokens, config.dtype],
+        }
     else:
         parts |= {
             "labels": config.label_scores,
             "activation": config.activation,
             "windows": [config.max_tokens, config.stride, config.max_windows],
         }
+        if config.backend != "transformers":  # the key came later: older revisions stand
+            parts["backend"] = config.backend
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -151,7 +163,7 @@ def _remote_model(config: JudgeConfig) -> ModelIdentity:
 
 
 def _model_of(config: LabelerConfig, resolve: Callable[[str], str]) -> ModelIdentity:
-    if isinstance(config, ClassifierConfig):
+    if isinstance(config, ClassifierConfig | RewardModelConfig):
         return identify_model(config.model, config.revision, resolve)
     engine = config.engine
     if isinstance(engine, VllmEngineConfig | TransformersEngineConfig):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline import suite_cli
 from pipeline.audit_cli import audit_app
 from pipeline.relabel_cli import relabel, replay_dead
 
@@ -28,6 +29,8 @@ app = typer.Typer(
 app.add_typer(audit_app, name="audit")
 app.command()(relabel)
 app.command()(replay_dead)
+app.command("evaluate-labeler")(suite_cli.evaluate_labeler)
+app.command("evaluate-policy")(suite_cli.evaluate_policy)
 _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 Config = Annotated[str, typer.Argument(help="a YAML file or a shipped name (demo)")]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="key.sub=value, repeatable")]

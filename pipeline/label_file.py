@@ -42,6 +42,7 @@ SCHEMA = pa.schema(
     + [field.with_nullable(True).remove_metadata() for field in _LABEL_FIELDS]
 )
 _FORMATS = (".jsonl", ".parquet")
+READ_PROMPTS = ("judge", "reward_model")
 _LOGS, _PROGRESS = "_logs", "progress"
 _BATCH_ROWS = 2048
 
@@ -196,7 +197,7 @@ def label_texts(
 
 def label_shard(labeler: Labeler, subjects: list[Subject], heartbeat: Heartbeat) -> pa.Table:
     """One row of SCHEMA per subject, in order: the labeler's label, or status error."""
-    if labeler.identity.kind == "judge":
+    if labeler.identity.kind in READ_PROMPTS:
         subjects = [_with_prompt(subject) for subject in subjects]
     good = [subject for subject in subjects if subject.problem is None]
     bad = [subject for subject in subjects if subject.problem is not None]
@@ -216,10 +217,11 @@ def label_shard(labeler: Labeler, subjects: list[Subject], heartbeat: Heartbeat)
 
 
 def _with_prompt(subject: Subject) -> Subject:
-    """A judge reads prompt and completion: a bare text is one it cannot judge."""
+    """Judges and reward models read prompt and completion: a bare text is not for them."""
     if subject.problem is not None or subject.messages is not None:
         return subject
-    problem = f"{subject.place}: a judge needs prompt and completion, this row has text only"
+    why = "judges and reward models need prompt and completion; this row is a text"
+    problem = f"{subject.place}: {why}"
     return subject._replace(problem=problem)
 
 

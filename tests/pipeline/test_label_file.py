@@ -188,7 +188,7 @@ def test_a_judge_needs_the_prompt(tmp_path: Path):
     labels = label_file.label_shard(Lengths("judge"), rows, heartbeat)
     assert labels["score"].to_pylist() == [None, 0.03]
     assert labels["status_detail"].to_pylist()[0] == (
-        "texts.jsonl:1: a judge needs prompt and completion, this row has text only"
+        "texts.jsonl:1: judges and reward models need prompt and completion; this row is a text"
     )
 
 
