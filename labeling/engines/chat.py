@@ -34,10 +34,11 @@ class ChatAnswer:
     """What came back of one call, after its retries.
 
     `status`: ok (there is text, whatever it says), empty, truncated (cut off by max_tokens; the
-    text is what there is), filtered, timeout, throttled, error. Only `ok` may be read for a score.
-    Token counts are the endpoint's; None where it said nothing. `first_token_logprobs`: token text
-    -> log-probability in nats, None where not offered. Seconds are wall time: `seconds` of the last
-    attempt, `queued_seconds` all that was waited for before it (slots, budget, backoff).
+    text is what there is), filtered, timeout, throttled, too_long, error. Only `ok` may be read
+    for a score. Token counts are the endpoint's; None where it said nothing.
+    `first_token_logprobs`: token text -> log-probability in nats, None where not offered. Seconds
+    are wall time: `seconds` of the last attempt, `queued_seconds` all that was waited for before it
+    (slots, budget, backoff).
     """
 
     key: str

@@ -17,6 +17,7 @@ BENCHMARKS = {
     "labels": "classifier labels/s through the stage against a bare loop and random batches",
     "overhead": "share of a round that is no work; cold start of `roundhouse sql`",
     "remote_judge": "calls/s of a remote judge's engine against its slots, at a faulty endpoint",
+    "local_judge": "rows/s of a judge on vLLM by score tokens against the same judge writing JSON",
     "learning": "three seeds of the demo: toxicity, length, diversity, KL, wall time (minutes)",
 }
 
