@@ -90,14 +90,15 @@ class ClassifierConfig(Section):
         return self.labels if self.labels is not None else STARTER_LABELS[self.model]
 
 
-_WRITING_ENGINES = {"openai", "bedrock"}
+_REMOTE_ENGINES = {"openai", "bedrock"}
+_WRITING_ENGINES = {*_REMOTE_ENGINES, "vllm"}
 
 
 class JudgeConfig(Section):
     """A language model that scores prompt and completion.
 
     By the likelihood of score tokens (method logprobs), or by a verdict that it writes (written):
-    what remote engines do, of which some show no likelihoods.
+    what remote engines do, of which some show no likelihoods, and vLLM where that is asked for.
     """
 
     kind: Literal["judge"]
@@ -126,7 +127,7 @@ class JudgeConfig(Section):
     @property
     def is_remote(self) -> bool:
         """Whether the judge is asked over the network, in messages."""
-        return self.engine.kind in _WRITING_ENGINES
+        return self.engine.kind in _REMOTE_ENGINES
 
     @property
     def chosen_method(self) -> str:
@@ -138,7 +139,7 @@ class JudgeConfig(Section):
     @model_validator(mode="after")
     def _method_fits_the_engine(self) -> JudgeConfig:
         prefix = f"labelers.{self.name}"
-        if self.method == "written" and not self.is_remote:
+        if self.method == "written" and self.engine.kind not in _WRITING_ENGINES:
             raise ValueError(
                 f"{prefix}.method: engine {self.engine.kind} reads likelihoods; written verdicts "
                 f"need one of {sorted(_WRITING_ENGINES)}"

@@ -21,6 +21,7 @@ from labeling.model_identity import ModelIdentity, identify_model
 from labeling.rubric import Rubric, load_rubric
 from labeling.verdict import VERDICT_VERSION
 from labeling.written_prompt import WORDING_SHA256
+from labeling.written_score import MOST_BRACKET
 
 
 class Labeler(Protocol):
@@ -81,10 +82,14 @@ def build_labeler(
         if paid is not None and paid.answers is not None and config.reuse_answers:
             engine = CachedChatEngine(engine, paid.answers, config.engine)
         return WrittenJudgeLabeler(config, rubric, model, revision, engine, seed=seed)
+    if config.chosen_method == "written":
+        from labeling.local_writer import load_local_writer
+
+        return load_local_writer(config, rubric, model, revision, device=chosen, seed=seed)
     if rubric.principles:
         raise LabelingError(
             f"labelers.{config.name}.rubric: {config.rubric} draws principles, which only judges "
-            "that write can do so far; use an openai or bedrock engine, or a rubric without"
+            "that write can do; use method: written, or a rubric without"
         )
     from labeling.judge import JudgeLabeler
 
@@ -115,9 +120,11 @@ def _revision(config: LabelerConfig, model: ModelIdentity) -> str:
         }
         engine = config.engine
         if isinstance(engine, VllmEngineConfig | TransformersEngineConfig):
+            if config.chosen_method == "written":
+                parts |= _chat_parts(config)
             parts["engine"] = [engine.kind, engine.dtype, engine.max_model_len]
         else:
-            parts |= _remote_parts(config)
+            parts |= _chat_parts(config)
     elif isinstance(config, RewardModelConfig):
         parts |= {
             "template": config.template,
@@ -135,8 +142,11 @@ def _revision(config: LabelerConfig, model: ModelIdentity) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _remote_parts(config: JudgeConfig) -> dict[str, object]:
-    """What reaches a written score; the place of the endpoint is in the model's revision."""
+def _chat_parts(config: JudgeConfig) -> dict[str, object]:
+    """What reaches the score of a judge that is asked in messages.
+
+    The place of a remote endpoint is in its model's revision.
+    """
     parts: dict[str, object] = {
         "engine": [config.engine.kind],
         "method": config.chosen_method,
@@ -149,6 +159,8 @@ def _remote_parts(config: JudgeConfig) -> dict[str, object]:
             "reasoning": config.reasoning,
             "sampling": [config.temperature, config.max_output_tokens],
         }
+    else:
+        parts["bracket"] = MOST_BRACKET
     return parts
 
 

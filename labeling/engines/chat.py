@@ -36,7 +36,7 @@ class ChatAnswer:
     """What came back of one call, after its retries.
 
     `status`: ok (there is text, whatever it says), empty, truncated (cut off by max_tokens; the
-    text is what there is), filtered, timeout, throttled, error. Only `ok` may be read for a score.
+    text is what there is), filtered, timeout, throttled, too_long, error. Only `ok` has a score.
     `service_tier`: what was paid for, where the endpoint has several and says which (batch).
     Token counts are the endpoint's; None where it said nothing. `first_token_logprobs`: token text
     -> log-probability in nats, None where not offered. `is_cached`: paid for by an earlier call
