@@ -26,7 +26,8 @@ from moto.server import ThreadedMotoServer
 from labeling.engine_config import BedrockEngineConfig
 from labeling.engines.chat import ChatEngine, ChatRequest
 from labeling.engines.chat_engines import load_chat_engine
-from tests.labeling.chat_server import ChatServer, converse_body, serving
+from tests.labeling.chat_bodies import converse_body
+from tests.labeling.chat_server import ChatServer, serving
 
 MODEL = "anthropic.claude-3-haiku-20240307-v1:0"
 

@@ -19,7 +19,8 @@ from labeling.engines.answer_cache import CachedChatEngine
 from labeling.engines.chat import BudgetSpent, ChatAnswer, ChatEngine, ChatRequest, PaidWork
 from labeling.engines.chat_engines import load_chat_engine
 from labeling.labelers import build_labeler, labeler_revision
-from tests.labeling.chat_server import INPUT_TOKENS, OUTPUT_TOKENS, ChatServer, Plan, serving
+from tests.labeling.chat_bodies import INPUT_TOKENS, OUTPUT_TOKENS
+from tests.labeling.chat_server import ChatServer, Plan, serving
 from tests.labeling.models import subjects
 
 PRICE = {"input": 1.0, "output": 1.0}

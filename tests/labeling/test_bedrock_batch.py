@@ -23,7 +23,7 @@ from tests.labeling.batch_server import (
     failed,
     keys_of,
 )
-from tests.labeling.chat_server import INPUT_TOKENS, OUTPUT_TOKENS
+from tests.labeling.chat_bodies import INPUT_TOKENS, OUTPUT_TOKENS
 
 # USD of one call on demand: 0.25 and 1.25 per million tokens.
 COST = (INPUT_TOKENS * 0.25 + OUTPUT_TOKENS * 1.25) / 1e6
