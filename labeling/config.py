@@ -114,8 +114,15 @@ class JudgeConfig(Section):
         "auto", description="auto: logprobs where the model runs here, written where it is remote"
     )
     samples: int = Field(1, ge=1, le=100, description="written verdicts that a score averages")
-    reasoning: Literal["before", "none"] = Field(
-        "before", description="whether a written verdict gives its reasons before its score"
+    reasoning: Literal["before", "none"] | None = Field(
+        None,
+        description="reasons before the score, or none; None: before where the verdict is written",
+    )
+    mode: Literal["pointwise", "pairwise"] = Field(
+        "pointwise", description="pairwise: two completions of a prompt, in both orders"
+    )
+    pairs: Literal["adjacent", "all"] = Field(
+        "adjacent", description="pairwise: samples 0 and 1, 2 and 3, ...; or every two of a prompt"
     )
     temperature: float = Field(0.0, ge=0, le=2, description="of written verdicts")
     max_output_tokens: int = Field(512, ge=1, description="of a written verdict, reasons included")
@@ -136,6 +143,23 @@ class JudgeConfig(Section):
             return self.method
         return "written" if self.is_remote else "logprobs"
 
+    @property
+    def chosen_reasoning(self) -> str:
+        """`reasoning` with None resolved: before or none."""
+        if self.reasoning is not None:
+            return self.reasoning
+        return "before" if self.chosen_method == "written" else "none"
+
+    @model_validator(mode="after")
+    def _pairs_are_in_the_shadow(self) -> JudgeConfig:
+        if self.mode == "pairwise" and self.role != "shadow":
+            raise ValueError(
+                f"labelers.{self.name}.role: {self.role}; a preference is about two completions, "
+                "so it is no term of a reward and no rate: a pairwise judge has role shadow, and "
+                "its labels are for preference pairs and for comparison"
+            )
+        return self
+
     @model_validator(mode="after")
     def _method_fits_the_engine(self) -> JudgeConfig:
         prefix = f"labelers.{self.name}"
@@ -148,6 +172,11 @@ class JudgeConfig(Section):
             raise ValueError(f"{prefix}.method: bedrock shows no likelihoods; use written")
         if self.samples > 1 and self.chosen_method == "logprobs":
             raise ValueError(f"{prefix}.samples: likelihoods are read once; samples is for written")
+        if self.is_remote and self.chosen_method == "logprobs" and self.reasoning == "before":
+            raise ValueError(
+                f"{prefix}.reasoning: an endpoint shows the likelihoods of its first token only; "
+                "use method: written for reasons, or reasoning: none"
+            )
         if self.samples > 1 and self.temperature == 0:
             raise ValueError(
                 f"{prefix}.samples: {self.samples} samples at temperature 0 are one sample, paid "

@@ -1,8 +1,9 @@
 """A labeler that is a language model: it reads a rubric, prompt and completion, and its score is
 the expectation over the likelihoods of the rubric's labels (d-RLAIF, arXiv 2309.00267 §2.2.2).
 
-Nothing is generated and nothing is parsed. When too little probability lies on the labels, the
-judge meant to say something else: status low_mass, score NULL. Not here: rendering
+Nothing is parsed, and nothing is generated but the reasons where they are asked for (`reasoning`).
+When too little probability lies on the labels, the judge meant to say something else: status
+low_mass, score NULL. Not here: rendering
 (judge_prompt.py), engines (engines/), verdicts in words.
 """
 
@@ -10,16 +11,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
 
 from labeling.config import JudgeConfig
-from labeling.engine_config import TransformersEngineConfig, VllmEngineConfig
-from labeling.engines.scoring import ScoreEngine
-from labeling.judge_prompt import JudgePrompt, PromptBuilder, UnfitPrompt, nonce_of
+from labeling.engines.score_engines import load_score_engine
+from labeling.judge_prompt import JudgePrompt, PromptBuilder, Shown, UnfitPrompt, nonce_of
 from labeling.label import (
     LabelIdentity,
     LabelingError,
@@ -29,10 +29,11 @@ from labeling.label import (
     label_rows,
 )
 from labeling.model_identity import ModelIdentity
-from labeling.rubric import Rubric
+from labeling.rubric import Principle, Rubric
 from labeling.tokenization import tokenizer_sha256
 
 _CHUNK = 1024  # prompts of one engine call: enough to batch well, few enough to show progress
+_LABEL_ROOM = 32  # tokens after the reasons: the prefix of the label
 _ROUNDING = 1e-3  # a log-probability further above 0 is none
 
 
@@ -56,18 +57,21 @@ class JudgeLabeler:
             tokenizer: Any = AutoTokenizer.from_pretrained(model.location, revision=model.commit)
             # Before the engine: a model that cannot be a judge need not be loaded to find out.
             self._builder = PromptBuilder(rubric, tokenizer, judge=config.engine.model)
-            self._engine = load_engine(config, model, device)
+            self._engine = load_score_engine(config, model, device)
         except (OSError, ValueError) as error:
             message = f"labelers.{config.name}.engine.model: cannot load {config.engine.model}"
             raise LabelingError(f"{message}: {error}") from error
-        self._config, self._rubric = config, rubric
+        self._config, self._rubric, self._seed = config, rubric, seed
+        self._has_reasons = config.chosen_reasoning == "before"
         self.identity = self._identity(model, revision, tokenizer_sha256(tokenizer), seed)
 
     def label(self, subjects: pa.Table, progress: Callable[[int], None] | None = None) -> pa.Table:
-        """See Labeler.label."""
+        """See Labeler.label. A column `second` holds the other completion of a pair."""
         measurements: list[Measurement | None] = [None] * subjects.num_rows
+        rationales: list[str | None] = [None] * subjects.num_rows
         prompts: dict[int, JudgePrompt] = {}
-        for index, prompt in enumerate(self._prompts(subjects)):
+        principles = self._principles(subjects)
+        for index, prompt in enumerate(self._prompts(subjects, principles)):
             if isinstance(prompt, Measurement):
                 measurements[index] = prompt
             else:
@@ -77,18 +81,37 @@ class JudgeLabeler:
         order = list(prompts)
         for start in range(0, len(order), _CHUNK):
             chunk = order[start : start + _CHUNK]
-            rows = self._logprobs([prompts[index] for index in chunk])
-            for index, row in zip(chunk, rows, strict=True):
-                measurements[index] = measure(
-                    self._rubric,
-                    self._builder.label_ids,
-                    row,
-                    prompts[index],
-                    self._config.min_label_mass,
-                )
+            for index, found, reasons in self._scored({i: prompts[i] for i in chunk}):
+                measurements[index], rationales[index] = found, reasons
             if progress is not None:
                 progress(len(chunk))
-        return label_rows(self.identity, subjects, [m for m in measurements if m is not None])
+        return label_rows(
+            self.identity,
+            subjects,
+            [m for m in measurements if m is not None],
+            principles=[None if p is None else p.name for p in principles],
+            rationales=rationales,
+        )
+
+    def _scored(
+        self, prompts: Mapping[int, JudgePrompt]
+    ) -> Iterator[tuple[int, Measurement, str | None]]:
+        """Row, measurement and rationale of prompts that ask for a label, or for reasons first."""
+        reasons: dict[int, str] = {}
+        asked = dict(prompts)
+        if self._has_reasons:
+            reasons = dict(zip(prompts, self._written(list(prompts.values())), strict=True))
+            for index, text in reasons.items():
+                try:
+                    asked[index] = self._builder.build_after(prompts[index], text)
+                except UnfitPrompt as error:
+                    del asked[index]
+                    yield index, Measurement("error", status_detail=str(error)), text
+        rows = self._logprobs(list(asked.values()))
+        for (index, prompt), row in zip(asked.items(), rows, strict=True):
+            label_ids, least = self._builder.label_ids, self._config.min_label_mass
+            found = measure(self._rubric, label_ids, row, prompt, least)
+            yield index, found, reasons.get(index)
 
     def template_rows(self) -> pa.Table:
         """The rubric."""
@@ -124,20 +147,49 @@ class JudgeLabeler:
             seed=seed,
         )
 
-    def _prompts(self, subjects: pa.Table) -> list[JudgePrompt | Measurement]:
-        """A prompt per subject, or the failed measurement of a text that cannot be shown."""
-        texts = (decoded_texts(subjects[name]) for name in ("messages", "completion"))
-        return [self._prompt(*both) for both in zip(*texts, strict=True)]
+    def _principles(self, subjects: pa.Table) -> list[Principle | None]:
+        rollouts = subjects["rollout_id"].to_pylist()
+        return [self._rubric.draw_principle(rollout, self._seed) for rollout in rollouts]
 
-    def _prompt(self, messages: str | None, completion: str | None) -> JudgePrompt | Measurement:
-        if completion is None:
+    def _prompts(
+        self, subjects: pa.Table, principles: Sequence[Principle | None]
+    ) -> list[JudgePrompt | Measurement]:
+        """A prompt per subject, or the failed measurement of a text that cannot be shown."""
+        seconds = (
+            decoded_texts(subjects["second"])
+            if "second" in subjects.column_names
+            else [""] * subjects.num_rows
+        )
+        rows = zip(
+            decoded_texts(subjects["messages"]),
+            decoded_texts(subjects["completion"]),
+            principles,
+            seconds,
+            strict=True,
+        )
+        return [self._prompt(*row) for row in rows]
+
+    def _prompt(
+        self,
+        messages: str | None,
+        completion: str | None,
+        principle: Principle | None,
+        second: str | None,
+    ) -> JudgePrompt | Measurement:
+        if completion is None or second is None:
             return Measurement("error", status_detail="the completion is NULL or not valid UTF-8")
-        nonce = nonce_of(self.identity.revision, messages, completion)
+        nonce = nonce_of(self.identity.revision, messages, completion + second)
+        shown = Shown(messages, completion, nonce, principle, second)
         try:
-            prompt = self._builder.build(messages, completion, nonce)
+            if self._has_reasons:
+                prompt = self._builder.build_reasons(shown)
+            else:
+                prompt = self._builder.build(shown)
         except UnfitPrompt as error:
             return Measurement("error", status_detail=str(error))
         most = self._engine.max_prompt_tokens
+        if self._has_reasons:  # room for the reasons and for what follows them
+            most -= self._config.max_output_tokens + _LABEL_ROOM
         if len(prompt.token_ids) > most:
             return Measurement(
                 "too_long",
@@ -147,16 +199,27 @@ class JudgeLabeler:
             )
         return prompt
 
+    def _written(self, prompts: Sequence[JudgePrompt]) -> list[str]:
+        try:
+            return self._engine.write(
+                [prompt.token_ids for prompt in prompts], self._config.max_output_tokens
+            )
+        except Exception as error:
+            raise self._dead(len(prompts), error) from error
+
     def _logprobs(self, prompts: Sequence[JudgePrompt]) -> list[list[float]]:
         try:
             return self._engine.label_logprobs(
                 [prompt.token_ids for prompt in prompts], self._builder.label_ids
             )
         except Exception as error:
-            raise LabelingError(
-                f"labelers.{self._config.name}: the {self._engine.name} engine failed on "
-                f"{len(prompts)} prompts: {type(error).__name__}: {error}; run the stage again"
-            ) from error
+            raise self._dead(len(prompts), error) from error
+
+    def _dead(self, prompts: int, error: Exception) -> LabelingError:
+        return LabelingError(
+            f"labelers.{self._config.name}: the {self._engine.name} engine failed on {prompts} "
+            f"prompts: {type(error).__name__}: {error}; run the stage again"
+        )
 
 
 def measure(
@@ -198,34 +261,6 @@ def measure(
     low, high = min(rubric.values), max(rubric.values)
     score = min(1.0, max(0.0, (expected - low) / (high - low)))
     return replace(found, status="ok", score=score, score_raw=expected)
-
-
-def load_engine(config: JudgeConfig, model: ModelIdentity, device: str) -> ScoreEngine:
-    """The engine of a judge that runs here, loaded. Raises LabelingError for a remote one."""
-    engine = config.engine
-    if isinstance(engine, VllmEngineConfig):
-        from labeling.engines.vllm_scorer import VllmScorer
-
-        return VllmScorer(
-            model.location,
-            device=device,
-            revision=model.commit,
-            dtype=engine.dtype,
-            max_model_len=engine.max_model_len,
-            gpu_memory_utilization=engine.gpu_memory_utilization,
-        )
-    if not isinstance(engine, TransformersEngineConfig):
-        raise LabelingError(f"labelers.{config.name}.engine: {engine.kind} shows no likelihoods")
-    from labeling.engines.transformers_scorer import TransformersScorer
-
-    return TransformersScorer(
-        model.location,
-        device=device,
-        revision=model.commit,
-        dtype=engine.dtype,
-        max_model_len=engine.max_model_len,
-        token_budget=engine.token_budget,
-    )
 
 
 def _family(model: ModelIdentity) -> str:

@@ -18,9 +18,15 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from labeling.label import LabelingError
-from labeling.rubric import Message, Rubric
+from labeling.rubric import Message, Principle, Rubric
 
 PLACEHOLDERS = {"system": "ROUNDHOUSE-SYSTEM-SLOT", "user": "ROUNDHOUSE-USER-SLOT"}
+# Two steps, as in RLAIF (arXiv 2309.00267, section 2.1): reasons, then the label's likelihood.
+_REASONS_REQUEST = (
+    "Before you answer, say in two or three sentences why, without the answer itself."
+)
+_REASONS = "Reasons: "
+REASONS_SHA256 = hashlib.sha256(f"{_REASONS_REQUEST}{_REASONS}".encode()).hexdigest()
 _ZERO_WIDTH_SPACE = "\u200b"
 _MESSAGES = TypeAdapter(list[Message])
 # Part of every judge's revision: raise it when the same text is shown in another way.
@@ -34,6 +40,17 @@ class JudgePrompt:
 
     token_ids: list[int]
     text: str
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a judge is shown of one row; `second` is the other completion of a pair."""
+
+    messages_json: str | None
+    completion: str
+    nonce: str
+    principle: Principle | None = None
+    second: str = ""
 
 
 class UnfitPrompt(ValueError):
@@ -91,28 +108,56 @@ class PromptBuilder:
             judge=judge,
             rubric=rubric.name,
         )
-        self._pieces, tail = pieces[:-1], pieces[-1] + rubric.answer_prefix
+        self._pieces, self._generation = pieces[:-1], pieces[-1]
+        tail = self._generation + rubric.answer_prefix
         self._tail, self.label_ids = _label_tokens(rubric, tokenizer, tail, judge)
-        self._trusted = {
-            piece: self._encode_trusted(piece) for piece in [*self._pieces, self._tail]
-        }
+        self._trusted: dict[str, list[int]] = {}
         self._encoder = UntrustedEncoder(tokenizer)
 
-    def build(self, messages_json: str | None, completion: str, nonce: str) -> JudgePrompt:
-        """The prompt for one completion. Raises UnfitPrompt."""
-        messages = parsed_messages(messages_json)
+    def build(self, shown: Shown) -> JudgePrompt:
+        """The prompt that asks for a label. Raises UnfitPrompt."""
+        prompt = self._asked(shown, "")
+        return self._followed_by(prompt, self._tail)
+
+    def build_reasons(self, shown: Shown) -> JudgePrompt:
+        """The prompt that asks for reasons, and no label yet. Raises UnfitPrompt."""
+        prompt = self._asked(shown, f"\n\n{_REASONS_REQUEST}")
+        return self._followed_by(prompt, self._generation + _REASONS)
+
+    def build_after(self, reasons: JudgePrompt, written: str) -> JudgePrompt:
+        """The prompt for a label after the judge's own reasons. Raises UnfitPrompt."""
+        ids = reasons.token_ids + self._encoder.encode(written.strip())
+        end = "\n" + self._tail.removeprefix(self._generation)
+        return self._followed_by(JudgePrompt(ids, reasons.text + written.strip()), end)
+
+    def _asked(self, shown: Shown, request: str) -> JudgePrompt:
+        """Everything up to the judge's turn, with `request` at the end of what the user says."""
+        messages = parsed_messages(shown.messages_json)
         ids: list[int] = []
         text = ""
         for piece in self._pieces:
             if piece in PLACEHOLDERS:
                 part = self._rubric.system if piece == "system" else self._rubric.user
-                content = self._rubric.fill(part or "", messages, completion, nonce)
+                content = self._rubric.fill(
+                    part or "", messages, shown.completion, shown.nonce, shown.principle,
+                    shown.second,
+                )  # fmt: skip
+                content += request if piece == "user" else ""
                 ids += self._encoder.encode(content)
                 text += content
             else:
-                ids += self._trusted[piece]
+                ids += self._own(piece)
                 text += piece
-        return JudgePrompt(ids + self._trusted[self._tail], text + self._tail)
+        return JudgePrompt(ids, text)
+
+    def _followed_by(self, prompt: JudgePrompt, piece: str) -> JudgePrompt:
+        return JudgePrompt(prompt.token_ids + self._own(piece), prompt.text + piece)
+
+    def _own(self, piece: str) -> list[int]:
+        """Token ids of trusted text, encoded once."""
+        if piece not in self._trusted:
+            self._trusted[piece] = self._encode_trusted(piece)
+        return self._trusted[piece]
 
     def _encode_trusted(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False) if text else []

@@ -137,19 +137,25 @@ def label_rows(
     measurements: Sequence[Measurement],
     *,
     attempt: int = 0,
+    principles: Sequence[str | None] | None = None,
+    rationales: Sequence[str | None] | None = None,
 ) -> pa.Table:
     """One final row of table `labels` per subject, in the order of `subjects`.
 
     A rollout that stands twice among the subjects gets two rows that differ in `sample_index`.
+    `principles` (names) and `rationales`: one per subject, by default none.
     """
     count = subjects.num_rows
     if len(measurements) != count:
         raise ValueError(f"{len(measurements)} measurements for {count} subjects")
-    keys, sample_indices = _keys(identity, subjects["rollout_id"].to_pylist())
+    drawn = [None] * count if principles is None else principles
+    keys, sample_indices = _keys(identity, subjects["rollout_id"].to_pylist(), drawn)
     columns: dict[str, object] = {
         "label_id": [label_id(key, attempt) for key in keys],
         "label_key": keys,
         "sample_index": sample_indices,
+        "principle": drawn,
+        "rationale": [None] * count if rationales is None else rationales,
     }
     columns |= {
         name: subjects[name] for name in ("rollout_id", "round", "prompt_id", "completion_sha256")
@@ -173,11 +179,13 @@ def label_rows(
     return _conforming(columns)
 
 
-def _keys(identity: LabelIdentity, rollouts: Sequence[str]) -> tuple[list[str], list[int]]:
+def _keys(
+    identity: LabelIdentity, rollouts: Sequence[str], principles: Sequence[str | None]
+) -> tuple[list[str], list[int]]:
     """A key per rollout, and how often the rollout has stood there before."""
     seen: Counter[str] = Counter()
     keys, sample_indices = [], []
-    for rollout in rollouts:
+    for rollout, principle in zip(rollouts, principles, strict=True):
         index = seen[rollout]
         seen[rollout] += 1
         sample_indices.append(index)
@@ -187,6 +195,7 @@ def _keys(identity: LabelIdentity, rollouts: Sequence[str]) -> tuple[list[str], 
                 identity.labeler,
                 identity.revision,
                 identity.criterion,
+                principle=principle,
                 sample_index=index,
             )
         )

@@ -15,7 +15,7 @@ import pyarrow as pa
 from labeling.config import ClassifierConfig, JudgeConfig, LabelerConfig, RewardModelConfig
 from labeling.engine_config import TransformersEngineConfig, VllmEngineConfig
 from labeling.engines.chat import PaidWork
-from labeling.judge_prompt import PROMPT_VERSION
+from labeling.judge_prompt import PROMPT_VERSION, REASONS_SHA256
 from labeling.label import PARSER_VERSION, LabelIdentity, LabelingError
 from labeling.model_identity import ModelIdentity, identify_model
 from labeling.rubric import Rubric, load_rubric
@@ -71,6 +71,18 @@ def build_labeler(
         from labeling.reward_model import RewardModelLabeler
 
         return RewardModelLabeler(config, model, _revision(config, model), device=chosen)
+    judge = _build_judge(config, model, chosen, seed, paid)
+    if config.mode == "pointwise":
+        return judge
+    from labeling.pairwise_judge import PairwiseJudgeLabeler
+
+    return PairwiseJudgeLabeler(judge)
+
+
+def _build_judge(
+    config: JudgeConfig, model: ModelIdentity, chosen: str, seed: int, paid: PaidWork | None
+) -> Labeler:
+    """A judge of what it is shown: one completion, or two in one order."""
     rubric = _rubric_of(config)
     revision = _revision(config, model)
     if not isinstance(config.engine, VllmEngineConfig | TransformersEngineConfig):
@@ -86,11 +98,6 @@ def build_labeler(
         from labeling.local_writer import load_local_writer
 
         return load_local_writer(config, rubric, model, revision, device=chosen, seed=seed)
-    if rubric.principles:
-        raise LabelingError(
-            f"labelers.{config.name}.rubric: {config.rubric} draws principles, which only judges "
-            "that write can do; use method: written, or a rubric without"
-        )
     from labeling.judge import JudgeLabeler
 
     return JudgeLabeler(config, rubric, model, revision, device=chosen, seed=seed)
@@ -122,6 +129,8 @@ def _revision(config: LabelerConfig, model: ModelIdentity) -> str:
         if isinstance(engine, VllmEngineConfig | TransformersEngineConfig):
             if config.chosen_method == "written":
                 parts |= _chat_parts(config)
+            elif config.chosen_reasoning == "before":
+                parts["reasons"] = [REASONS_SHA256, config.max_output_tokens]
             parts["engine"] = [engine.kind, engine.dtype, engine.max_model_len]
         else:
             parts |= _chat_parts(config)
@@ -156,7 +165,7 @@ def _chat_parts(config: JudgeConfig) -> dict[str, object]:
         parts |= {
             "verdict": VERDICT_VERSION,
             "samples": config.samples,
-            "reasoning": config.reasoning,
+            "reasoning": config.chosen_reasoning,
             "sampling": [config.temperature, config.max_output_tokens],
         }
     else:
@@ -185,6 +194,12 @@ def _model_of(config: LabelerConfig, resolve: Callable[[str], str]) -> ModelIden
 
 def _rubric_of(config: JudgeConfig) -> Rubric:
     rubric = load_rubric(config.rubric)
+    if rubric.is_pairwise != (config.mode == "pairwise"):
+        raise LabelingError(
+            f"labelers.{config.name}.rubric: {config.rubric} "
+            f"{'compares two completions' if rubric.is_pairwise else 'shows one completion'}, the "
+            f"labeler's mode is {config.mode}; mode: pairwise goes with the slot {{second}}"
+        )
     if rubric.criterion != config.criterion:
         raise LabelingError(
             f"labelers.{config.name}.rubric: {config.rubric} measures {rubric.criterion}, the "

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError,
 from labeling.label import LabelingError
 from warehouse.schemas import table_from_rows
 
-_SLOT = re.compile(r"\{(conversation|question|completion|nonce|principle)\}")
+_SLOT = re.compile(r"\{(conversation|question|completion|second|nonce|principle)\}")
 _SPEAKERS = {"user": "Human", "assistant": "Assistant", "system": "System"}
 
 
@@ -45,7 +45,8 @@ class Rubric(BaseModel):
     """A rubric file. `values` are the labels' numbers, by default the labels read as numbers.
 
     `written` is the request for an answer in JSON, for judges that write; `principles` are drawn
-    from, one per completion, for the slot {principle}.
+    from, one per completion, for the slot {principle}. A rubric with the slot {second} compares two
+    completions: its first label prefers {completion}, its second one {second}.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -77,8 +78,13 @@ class Rubric(BaseModel):
             raise ValueError("values must be finite and not all the same")
         if "{completion}" not in self.user:
             raise ValueError("user has no {completion}: the judge would not see what it judges")
+        if self.is_pairwise and self.values != (1.0, 0.0):
+            raise ValueError(
+                "a rubric with {second} has two labels and values [1, 0]: how far {completion}, "
+                "which stands first, is preferred"
+            )
         for part, text in (("system", self.system), ("written", self.written)):
-            if text and re.search(r"\{(conversation|question|completion)\}", text):
+            if text and re.search(r"\{(conversation|question|completion|second)\}", text):
                 raise ValueError(
                     f"{part} may hold {{nonce}} and {{principle}} only: texts to be judged belong "
                     "into user"
@@ -93,6 +99,11 @@ class Rubric(BaseModel):
     def text(self) -> str:
         """The file, verbatim."""
         return self._text
+
+    @property
+    def is_pairwise(self) -> bool:
+        """Whether it compares two completions."""
+        return "{second}" in self.user
 
     @property
     def sha256(self) -> str:
@@ -118,6 +129,7 @@ class Rubric(BaseModel):
         completion: str,
         nonce: str,
         principle: Principle | None = None,
+        second: str = "",
     ) -> str:
         """`part` (system or user) with its slots filled, each once: what a text says stays text."""
         questions = [message.content for message in messages if message.role == "user"]
@@ -128,6 +140,7 @@ class Rubric(BaseModel):
             ),
             "question": questions[-1] if questions else "",
             "completion": completion,
+            "second": second,
             "nonce": nonce,
             "principle": principle.text.rstrip("\n") if principle else "",
         }

@@ -69,7 +69,7 @@ class WrittenJudgeLabeler:
         self._is_written = config.chosen_method == "written"
         if self._is_written:
             self._scale = score_scale(rubric, config.engine.model)
-            self._schema = answer_schema(rubric, config.reasoning)
+            self._schema = answer_schema(rubric, config.chosen_reasoning)
         else:
             check_first_tokens(rubric, config.engine.model)
         self._region: str | None = config.engine.model_dump(mode="json").get("region")
@@ -81,7 +81,9 @@ class WrittenJudgeLabeler:
         rounds = subjects["round"].to_pylist()
         occasions = [occasion_of(*row) for row in zip(rollouts, rounds, strict=True)]
         principles = [self._rubric.draw_principle(rollout, self._seed) for rollout in rollouts]
-        texts = (decoded_texts(subjects[name]) for name in ("messages", "completion"))
+        texts = [decoded_texts(subjects[name]) for name in ("messages", "completion")]
+        is_pair = "second" in subjects.column_names
+        texts.append(decoded_texts(subjects["second"]) if is_pair else [""] * len(rollouts))
         attempts: list[list[Attempt]] = []
         questions: dict[int, _Question] = {}
         for row, about in enumerate(zip(principles, *texts, strict=True)):
@@ -135,23 +137,25 @@ class WrittenJudgeLabeler:
         principle: Principle | None,
         messages: str | None,
         completion: str | None,
+        second: str | None,
     ) -> _Question | Measurement:
         """What to ask, or the failed measurement of a text that cannot be shown."""
-        if completion is None:
+        if completion is None or second is None:
             return Measurement("error", status_detail="the completion is NULL or not valid UTF-8")
         try:
             shown = written_messages(
                 self._rubric,
                 messages,
                 completion,
-                nonce_of(self.identity.revision, messages, completion),
+                nonce_of(self.identity.revision, messages, completion + second),
                 principle=principle,
-                reasoning=self._config.reasoning if self._is_written else None,
+                reasoning=self._config.chosen_reasoning if self._is_written else None,
+                second=second,
             )
         except UnfitPrompt as error:
             return Measurement("error", status_detail=storable(str(error)))
         drawn = None if principle is None else principle.name
-        text = json.dumps([self.identity.revision, messages, completion, drawn])
+        text = json.dumps([self.identity.revision, messages, completion, second, drawn])
         return _Question(hashlib.sha256(text.encode()).hexdigest(), shown)
 
     def _ask(

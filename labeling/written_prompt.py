@@ -18,7 +18,7 @@ from labeling.judge_prompt import parsed_messages
 from labeling.label import LabelingError
 from labeling.rubric import Principle, Rubric
 
-_DATA = re.compile(r"\{(conversation|question|completion)\}")
+_DATA = re.compile(r"\{(conversation|question|completion|second)\}")
 _LABEL = re.compile(r"-?(?:0|[1-9][0-9]{0,8})")
 _FORMS = {
     "before": '{"rationale": "<two or three sentences that say why>", "score": <number>}',
@@ -75,8 +75,11 @@ def written_messages(
     *,
     principle: Principle | None = None,
     reasoning: str | None = "before",
+    second: str = "",
 ) -> tuple[Mapping[str, str], ...]:
     """A system and a user message. `reasoning`: before, none, or None for the number alone.
+
+    `second` is the other completion where the rubric compares two.
 
     Raises UnfitPrompt for messages that cannot be shown.
     """
@@ -89,7 +92,7 @@ def written_messages(
     system_part = {"system": system} if system else {}
     parts = system_part | {"user": f"{shown.rstrip()}\n\n{request}"}
     return tuple(
-        {"role": role, "content": rubric.fill(text, messages, completion, nonce, principle)}
+        {"role": role, "content": rubric.fill(text, messages, completion, nonce, principle, second)}
         for role, text in parts.items()
     )
 

@@ -190,6 +190,20 @@ class RunConfig(_Section):
         return self
 
     @model_validator(mode="after")
+    def _pairs_have_two(self) -> RunConfig:
+        counts = self.rollouts
+        for labeler in self.labelers:
+            if getattr(labeler, "mode", None) == "pairwise" and 1 in (
+                counts.samples,
+                counts.holdout_samples,
+            ):
+                raise ValueError(
+                    f"labelers.{labeler.name}.mode: a pair is two completions of one prompt; "
+                    "rollouts.samples and rollouts.holdout_samples must be at least 2"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _budget_has_prices(self) -> RunConfig:
         for labeler in self.labelers if self.budget_usd is not None else ():
             engine = getattr(labeler, "engine", None)

@@ -136,7 +136,7 @@ def score_means(config: RunConfig, rollouts: pa.Table, labels: pa.Table) -> list
     """Mean score of every labeler whose criterion is not toxicity."""
     numbers = []
     for labeler in config.labelers:
-        if labeler.criterion == "toxicity":
+        if labeler.criterion == "toxicity" or getattr(labeler, "mode", None) == "pairwise":
             continue
         means = mean_by_prompt(rollouts, labels, labeler.name, float)
         if means:

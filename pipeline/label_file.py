@@ -65,6 +65,12 @@ def label_file(
     configuration, texts in that of the file. Raises ConfigError, StageFailed.
     """
     labelers = chosen_labelers(config, names)
+    pairwise = [x.name for x in labelers if getattr(x, "mode", None) == "pairwise"]
+    if pairwise:
+        raise ConfigError(
+            f"labelers.{pairwise[0]}: a pairwise judge compares completions of a round; name the "
+            "others with --labeler"
+        )
     _check_output(source, out)
     check_input(source)
     device = choose_device(config.device)

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from labeling.config import LabelerConfig
+from labeling.config import JudgeConfig, LabelerConfig
 from labeling.engines.chat import PaidWork
 from labeling.labelers import build_labeler, labeler_revision
+from labeling.pairwise_judge import pair_subjects
 from pipeline.config import ConfigError, RunConfig, sha256_of
 from pipeline.device import choose_device
 from pipeline.policies import resolve
@@ -65,6 +66,8 @@ def label(config: RunConfig, round_number: int, purpose: str, name: str) -> Stag
     if Ledger(open_store(config.warehouse)).find(key):
         return StageReport(key)
     subjects = read_subjects(config.warehouse, round_number, purpose)
+    if isinstance(labeler, JudgeConfig) and labeler.mode == "pairwise":
+        subjects = pair_subjects(subjects, labeler.pairs)
     stage = f"round={round_number}/{'train' if purpose == 'train' else 'eval'}-labels-{name}"
     sentinels = sentinel_set(config, labeler) if purpose == "train" else None
     if sentinels is None:
@@ -165,7 +168,7 @@ class LabelWorker:
             )
 
     def run(self, rows: pa.Table, progress: Heartbeat) -> ShardResult:
-        """One final label row per subject."""
+        """The labels of every subject, with the attempts that led to them."""
         labels = self._labeler.label(rows, progress.advance)
         tokens = pa.compute.sum(labels["input_tokens"]).as_py() or 0
         return ShardResult(

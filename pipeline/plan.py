@@ -96,8 +96,19 @@ def plan_night(config: RunConfig) -> NightPlan:
         for labeler in config.labelers:
             known_texts = sentinel_set(config, labeler) if purpose == "train" else None
             extra = len(known_texts.of(labeler.criterion)) if known_texts else 0
-            stages.append(_label_stage(config, labeler, f"{name}-labels-", count + extra, known))
+            asked = extra + (_pairs(labeler, count, config, purpose) or count)
+            stages.append(_label_stage(config, labeler, f"{name}-labels-", asked, known))
     return NightPlan(known.round, tuple(stages))
+
+
+def _pairs(labeler: LabelerConfig, rows: int, config: RunConfig, purpose: str) -> int | None:
+    """Pairs among these completions; None for a labeler of single ones."""
+    if not isinstance(labeler, JudgeConfig) or labeler.mode == "pointwise":
+        return None
+    counts = config.rollouts
+    samples = counts.samples if purpose == "train" else counts.holdout_samples
+    of_a_prompt = samples // 2 if labeler.pairs == "adjacent" else samples * (samples - 1) // 2
+    return rows // samples * of_a_prompt
 
 
 def _label_stage(
@@ -108,6 +119,8 @@ def _label_stage(
     if known.con is not None:
         last = known.con.execute(_LAST_ROUND, [labeler.name]).fetchone()
     calls_a_row = labeler.samples if isinstance(labeler, JudgeConfig) else 1
+    if isinstance(labeler, JudgeConfig) and labeler.mode == "pairwise":
+        calls_a_row *= 2  # both orders
     inputs, outputs = _most_tokens(config, labeler, known)
     basis = "tokens: at most"
     if last is not None and last[1] is not None:

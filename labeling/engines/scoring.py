@@ -33,6 +33,10 @@ class ScoreEngine(Protocol):
         """
         ...
 
+    def write(self, prompts: Sequence[list[int]], max_tokens: int) -> list[str]:
+        """What the model goes on to say after each prompt, greedily, at most `max_tokens`."""
+        ...
+
     def close(self) -> None:
         """Frees the model."""
         ...

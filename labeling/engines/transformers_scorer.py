@@ -32,6 +32,7 @@ class TransformersScorer:
             model, revision=revision, dtype=kind
         )
         self._model = loaded.to(device).eval()
+        self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(model, revision=revision)
         self._token_budget = token_budget
         self.version = transformers.__version__
         self.device = device
@@ -70,6 +71,23 @@ class TransformersScorer:
         rows = logits[torch.arange(len(prompts), device=self.device), place]
         chosen: list[list[float]] = rows.float().log_softmax(-1)[:, list(label_ids)].tolist()
         return chosen
+
+    def write(self, prompts: Sequence[list[int]], max_tokens: int) -> list[str]:
+        """See ScoreEngine.write. One by one: for trying things out, vLLM is for many."""
+        torch = self._torch
+        texts = []
+        for ids in prompts:
+            start = torch.tensor([ids], device=self.device)
+            with torch.inference_mode():
+                out = self._model.generate(
+                    start,
+                    attention_mask=torch.ones_like(start),
+                    max_new_tokens=max_tokens,
+                    do_sample=False,
+                    pad_token_id=0,
+                )
+            texts.append(self._tokenizer.decode(out[0, len(ids) :], skip_special_tokens=True))
+        return texts
 
     def close(self) -> None:
         """Drops the model."""

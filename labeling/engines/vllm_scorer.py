@@ -61,6 +61,17 @@ class VllmScorer:
             for output in outputs
         ]
 
+    def write(self, prompts: Sequence[list[int]], max_tokens: int) -> list[str]:
+        """See ScoreEngine.write."""
+        from vllm import SamplingParams, TokensPrompt
+
+        if not prompts:
+            return []
+        parameters = SamplingParams(temperature=0.0, max_tokens=max_tokens)
+        requests = [TokensPrompt(prompt_token_ids=list(ids)) for ids in prompts]
+        outputs = self._llm.generate(requests, parameters, use_tqdm=False)
+        return [output.outputs[0].text for output in outputs]
+
     def close(self) -> None:
         """Drops the engine."""
         del self._llm

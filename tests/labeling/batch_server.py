@@ -75,7 +75,7 @@ class BatchServer(ChatServer):
     s3: Any = None
     statuses: tuple[str, ...] = ("Submitted", "InProgress", "Completed")
     message: str = ""
-    reply: Reply = field(default=lambda _, record: [answered(record)])
+    replies: Reply = field(default=lambda _, record: [answered(record)])
     files: int = 2
     torn: str = ""  # the text of one more output file
     min_records: int = 2
@@ -174,7 +174,7 @@ class BatchServer(ChatServer):
         lines = [
             json.dumps(line, ensure_ascii=False)
             for place, record in enumerate(job["records"])
-            for line in self.reply(place, record)
+            for line in self.replies(place, record)
         ]
         random.Random(1).shuffle(lines)
         output = job["outputDataConfig"]["s3OutputDataConfig"]["s3Uri"]

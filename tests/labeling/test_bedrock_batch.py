@@ -79,7 +79,7 @@ def test_a_job_is_named_by_what_it_asks_and_its_arn_lies_beside_the_input(bedroc
 
 
 def test_every_record_gets_its_own_outcome_and_no_neighbour_pays_for_it(bedrock, caplog):
-    bedrock.reply = by_place(
+    bedrock.replies = by_place(
         "good",
         None,
         {"error": {"errorCode": 400, "errorMessage": "bad request"}},
@@ -118,7 +118,7 @@ def test_of_two_records_for_one_request_an_answer_goes_before_an_error(bedrock):
     def twice(place: int, record: Record) -> list[Record]:
         return [failed(record, 500), answered(record), failed(record, 400)]
 
-    bedrock.reply = twice
+    bedrock.replies = twice
     answers = engine_for(bedrock).complete(asked("a", "b", "c"))
     assert [answer.text for answer in answers] == [f"answer to {text}" for text in "abc"]
 
@@ -141,7 +141,7 @@ def test_a_line_that_is_no_record_costs_only_itself(bedrock, caplog):
 )
 def test_what_came_of_a_job_that_did_not_end_well_is_kept(bedrock, ending, status, error_type):
     bedrock.statuses, bedrock.message = ("Validating", "Stopping", ending), "the reason"
-    bedrock.reply = by_place("good", None, None)
+    bedrock.replies = by_place("good", None, None)
     good, *rest = engine_for(bedrock).complete(asked("a", "b", "c"))
     assert (good.status, good.text) == ("ok", "good")
     (arn,) = bedrock.jobs
@@ -217,7 +217,7 @@ def test_what_bedrock_did_not_count_takes_its_worst_from_the_budget_and_has_no_c
         del line["modelOutput"]["usage"]
         return [line, failed(record, 500)] if place == 0 else [failed(record, 500)]
 
-    bedrock.reply = uncounted
+    bedrock.replies = uncounted
     config, price = config_of(f"bucket-{bedrock.port}"), Price(1.0, 1.0, "p")
     on_demand = BedrockChatEngine(config, Limits(1, None, 1.0, 0), price)
     requests = asked("a", "b")

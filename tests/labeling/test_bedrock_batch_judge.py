@@ -51,7 +51,7 @@ def test_every_subject_gets_its_row_and_the_row_says_how_it_came(bedrock):
         choices = {1: [answered(record, "no verdict")], 2: [], 3: [failed(record, 429)]}
         return choices.get(place, [by_tool(record, 7)])
 
-    bedrock.reply, bedrock.single = reply, verdict(5)
+    bedrock.replies, bedrock.single = reply, verdict(5)
     rows = labelled(bedrock, list("abcde"))
     seen = [(r["rollout_id"], r["attempt"], r["status"], r["score_raw"]) for r in rows]
     assert seen == [
@@ -75,7 +75,7 @@ def test_every_subject_gets_its_row_and_the_row_says_how_it_came(bedrock):
 
 
 def test_samples_of_one_text_are_records_of_one_job(bedrock):
-    bedrock.reply = lambda place, record: [by_tool(record, 1 + place % 2)]
+    bedrock.replies = lambda place, record: [by_tool(record, 1 + place % 2)]
     rows = labelled(bedrock, ["a", "b"], samples=2, temperature=1.0)
     assert [len(records) for records in bedrock.inputs] == [4]
     final = [row for row in rows if row["is_final"]]
@@ -88,7 +88,7 @@ def test_a_judge_asked_in_batches_is_the_same_judge(bedrock):
 
 
 def test_a_job_is_told_of_in_the_log(bedrock, caplog):
-    bedrock.reply = lambda _, record: [by_tool(record, 3)]
+    bedrock.replies = lambda _, record: [by_tool(record, 3)]
     with caplog.at_level(logging.INFO, logger="labeling"):
         labelled(bedrock, ["a", "b"])
     (arn,) = bedrock.jobs

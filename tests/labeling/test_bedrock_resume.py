@@ -86,7 +86,7 @@ def test_a_run_killed_with_half_of_the_answers_gets_the_rest_from_the_same_job(b
 
 
 def test_samples_of_one_text_are_told_apart_when_a_part_of_them_is_asked_again(bedrock):
-    bedrock.reply = lambda place, record: [answered(record, str(place))]
+    bedrock.replies = lambda place, record: [answered(record, str(place))]
     requests = [replace(request, seed=place) for place, request in enumerate(asked(*"aaaa"))]
     kept: list[ChatAnswer] = []
 
@@ -131,21 +131,21 @@ def test_those_who_ask_the_same_at_once_share_one_job(bedrock):
 
 @pytest.mark.parametrize("ending", ["Failed", "Stopped", "Expired", "Completed"])
 def test_a_job_that_answered_nothing_is_followed_by_another(bedrock, ending):
-    bedrock.statuses, reply = (ending,), bedrock.reply
-    bedrock.reply = lambda *_: []
+    bedrock.statuses, reply = (ending,), bedrock.replies
+    bedrock.replies = lambda *_: []
     assert texts_of(bedrock) == [None] * 3
     assert len(bedrock.jobs) == 1
-    bedrock.statuses, bedrock.reply = ("Completed",), reply
+    bedrock.statuses, bedrock.replies = ("Completed",), reply
     assert texts_of(bedrock) == ANSWERS
     assert len(bedrock.jobs) == 2
     assert {"job-0.json", "job-1.json"} <= set(keys_of(bedrock))
 
 
 def test_only_what_a_job_left_open_is_paid_for_again(bedrock):
-    bedrock.statuses, reply = ("PartiallyCompleted",), bedrock.reply
-    bedrock.reply = lambda place, record: [answered(record)] if place == 1 else []
+    bedrock.statuses, reply = ("PartiallyCompleted",), bedrock.replies
+    bedrock.replies = lambda place, record: [answered(record)] if place == 1 else []
     assert texts_of(bedrock) == [None, "answer to b", None]
-    bedrock.reply = reply
+    bedrock.replies = reply
     assert texts_of(bedrock) == [None, "answer to b", None]
     assert len(bedrock.jobs) == 1
     rest = engine_for(bedrock).complete(asked("a", "c"))

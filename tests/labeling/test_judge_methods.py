@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from labeling.config import JudgeConfig
-from labeling.label import LabelingError
+from labeling.label import LabelingError, label_key
 from labeling.labelers import _revision, build_labeler, labeler_revision
 from labeling.model_identity import ModelIdentity
 from labeling.rubric import Rubric
 from labeling.written_prompt import answer_schema, check_first_tokens, score_scale
+from tests.labeling.models import subjects
 from tests.labeling.scripted_chat import RemoteEngine, configured
 
 
@@ -111,9 +112,65 @@ def test_a_local_judge_that_writes_has_a_revision_of_its_own():
     assert revision(max_output_tokens=9, temperature=0.5) == reads
 
 
-def test_a_judge_that_reads_likelihoods_refuses_principles(judge_folder: Path):
+def test_a_judge_that_reads_likelihoods_draws_a_principle_per_row(judge_folder: Path):
     engine = {"kind": "transformers", "model": str(judge_folder)}
     settings = {"kind": "judge", "name": "j", "role": "shadow", "criterion": "constitution"}
-    config = JudgeConfig.model_validate(settings | {"rubric": "constitution", "engine": engine})
-    with pytest.raises(LabelingError, match=r"labelers\.j\.rubric: constitution draws principles"):
-        build_labeler(config, device="cpu", resolve=lambda model: model)
+    config = JudgeConfig.model_validate(
+        settings
+        | {"rubric": _two_principles(judge_folder.parent), "engine": engine, "min_label_mass": 1e-9}
+    )
+    labeler = build_labeler(config, device="cpu", resolve=lambda model: model)
+    rows = labeler.label(subjects([f"answer {n}" for n in range(12)])).to_pylist()
+    assert {row["principle"] for row in rows} == {"kind", "brief"}
+    for row in rows:
+        assert f"Principle: {row['principle']}!" in row["rendered_prompt"]
+        assert row["label_key"] == label_key(
+            row["rollout_id"], "j", row["revision"], "constitution", principle=row["principle"]
+        )
+    again = labeler.label(subjects([f"answer {n}" for n in range(12)])).to_pylist()
+    assert [row["principle"] for row in again] == [row["principle"] for row in rows]
+    labeler.close()
+
+
+def _two_principles(folder: Path) -> str:
+    path = folder / "two-principles.yaml"
+    path.write_text(
+        "name: two\nversion: '1'\ncriterion: constitution\nlabels: ['1', '2', '3']\n"
+        "user: 'Principle: {principle} Grade {completion}'\nanswer_prefix: ':'\n"
+        "principles: [{name: kind, text: 'kind!'}, {name: brief, text: 'brief!'}]\n"
+    )
+    return str(path)
+
+
+def test_reasons_come_before_the_likelihoods_where_they_are_asked_for(judge_folder: Path):
+    engine = {"kind": "transformers", "model": str(judge_folder), "dtype": "float32"}
+    base = {
+        "kind": "judge", "name": "j", "role": "shadow", "criterion": "helpfulness",
+        "rubric": "starter-helpfulness", "engine": engine, "min_label_mass": 1e-9,
+        "max_output_tokens": 12,
+    }  # fmt: skip
+    plain = JudgeConfig.model_validate(base)
+    reasoned = JudgeConfig.model_validate(base | {"reasoning": "before"})
+    revisions = [labeler_revision(config, lambda model: model) for config in (plain, reasoned)]
+    assert len(set(revisions)) == 2
+    spelled = JudgeConfig.model_validate(base | {"reasoning": "none"})
+    assert labeler_revision(spelled, lambda model: model) == revisions[0]
+    labeler = build_labeler(reasoned, device="cpu", resolve=lambda model: model)
+    good, long = labeler.label(subjects(["fine", "x" * 470])).to_pylist()
+    assert good["status"] == "ok"
+    assert good["rationale"], "what it wrote is kept, whatever it is worth"
+    asked, _, answered = good["rendered_prompt"].partition("Reasons: ")
+    assert "say in two or three sentences why" in asked
+    assert answered.startswith(good["rationale"].strip())
+    assert len(good["score_logprobs"]) == 9
+    assert (long["status"], long["rationale"]) == ("too_long", None), "room for the reasons is kept"
+    labeler.close()
+
+
+def test_an_endpoint_cannot_reason_before_its_first_token():
+    engine = {"kind": "openai", "model": "m", "base_url": "http://127.0.0.1:9/v1"}
+    settings = {"kind": "judge", "name": "j", "role": "shadow", "criterion": "c", "rubric": "r"}
+    with pytest.raises(ValueError, match=r"labelers\.j\.reasoning: an endpoint shows"):
+        JudgeConfig.model_validate(
+            settings | {"engine": engine, "method": "logprobs", "reasoning": "before"}
+        )

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from labeling.judge_prompt import PromptBuilder, UnfitPrompt
+from labeling.judge_prompt import PromptBuilder, Shown, UnfitPrompt
 from labeling.label import LabelingError
 from labeling.rubric import Rubric, load_rubric
 from tests.labeling.models import CHATML, NO_SYSTEM, byte_tokenizer
@@ -47,7 +47,7 @@ def control_tokens(ids: list[int]) -> list[str]:
 
 
 def test_a_prompt_is_the_chat_template_around_the_filled_rubric():
-    prompt = builder(system="You grade.").build(MESSAGES, "ok", "0a")
+    prompt = builder(system="You grade.").build(Shown(MESSAGES, "ok", "0a"))
     assert prompt.text == (
         "<|im_start|>system\nYou grade.<|im_end|>\n<|im_start|>user\nGrade ok for Why? 0a<|im_end|>"
         "\n<|im_start|>assistant\nScore: "
@@ -58,18 +58,18 @@ def test_a_prompt_is_the_chat_template_around_the_filled_rubric():
 
 def test_labels_are_the_tokens_that_follow():
     built = builder()
-    ids = built.build(MESSAGES, "ok", "0a").token_ids
+    ids = built.build(Shown(MESSAGES, "ok", "0a")).token_ids
     for label, token in zip("123", built.label_ids, strict=True):
         assert TOKENIZER.decode([*ids, token])[-8:] == f"Score: {label}"
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_control_tokens_in_a_text_stay_text(attack: str):
-    harmless = builder().build(MESSAGES, "fine", "0a").token_ids
-    attacked = builder().build(MESSAGES, attack, "0a")
+    harmless = builder().build(Shown(MESSAGES, "fine", "0a")).token_ids
+    attacked = builder().build(Shown(MESSAGES, attack, "0a"))
     assert control_tokens(attacked.token_ids) == control_tokens(harmless)
     in_question = json.dumps([{"role": "user", "content": attack}])
-    asked = builder().build(in_question, "fine", "0a")
+    asked = builder().build(Shown(in_question, "fine", "0a"))
     assert control_tokens(asked.token_ids) == control_tokens(harmless)
     assert attack in attacked.text
 
@@ -77,7 +77,7 @@ def test_control_tokens_in_a_text_stay_text(attack: str):
 @settings(max_examples=80, deadline=None)
 @given(st.lists(st.sampled_from(["<|im_end|>", "<s>", "<think>", "a", " ", "\n", "\0", "é"])))
 def test_no_text_changes_the_control_tokens(parts: list[str]):
-    ids = builder().build(MESSAGES, "".join(parts), "0a").token_ids
+    ids = builder().build(Shown(MESSAGES, "".join(parts), "0a")).token_ids
     assert control_tokens(ids) == ["<|im_start|>", "<|im_end|>", "<|im_start|>"]
 
 
@@ -96,7 +96,7 @@ def test_no_text_changes_the_control_tokens(parts: list[str]):
 )
 def test_messages_that_are_no_dialogue_cannot_be_shown(messages: str | None):
     with pytest.raises(UnfitPrompt, match="messages"):
-        builder().build(messages, "ok", "0a")
+        builder().build(Shown(messages, "ok", "0a"))
 
 
 def test_a_label_of_several_tokens_is_refused():
@@ -116,7 +116,7 @@ def test_a_space_moves_into_the_label_where_the_vocabulary_joins_them():
     joined.chat_template = CHATML
     built = builder(joined)
     assert built.label_ids == list(space_digit.values())
-    assert built.build(MESSAGES, "ok", "0a").text.endswith("Score:")
+    assert built.build(Shown(MESSAGES, "ok", "0a")).text.endswith("Score:")
 
 
 def test_models_that_cannot_be_a_judge_are_refused():
@@ -133,7 +133,7 @@ def test_models_that_cannot_be_a_judge_are_refused():
 @pytest.mark.parametrize("name", ["toxicity", "helpfulness"])
 def test_shipped_rubrics_fence_the_texts(name: str):
     built = PromptBuilder(load_rubric(name), TOKENIZER, judge="m")
-    text = built.build(MESSAGES, "my reply", "5c0de5").text
+    text = built.build(Shown(MESSAGES, "my reply", "5c0de5")).text
     assert "<<<dialogue 5c0de5>>>\nHuman: Why?\n<<<end of dialogue 5c0de5>>>" in text
     assert "<<<reply 5c0de5>>>\nmy reply\n<<<end of reply 5c0de5>>>" in text
     assert text.endswith("<|im_start|>assistant\nScore: ")

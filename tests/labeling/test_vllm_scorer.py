@@ -19,7 +19,10 @@ from labeling.engines.vllm_scorer import VllmScorer
 scorer = VllmScorer(sys.argv[1], device="cpu", max_model_len=256)
 found = scorer.label_logprobs({PROMPTS}, {LABELS})
 longest = scorer.label_logprobs([[7] * scorer.max_prompt_tokens], {LABELS})
-print(json.dumps([found, longest, scorer.max_prompt_tokens, scorer.dtype, scorer.name]))
+written = scorer.write({PROMPTS}, 6)
+assert scorer.write([], 6) == []
+about = [scorer.max_prompt_tokens, scorer.dtype, scorer.name, written]
+print(json.dumps([found, longest, *about]))
 """
 
 
@@ -45,9 +48,10 @@ def test_vllm_and_transformers_agree(judge_folder: Path):
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    found, longest, room, dtype, name = json.loads(done.stdout.splitlines()[-1])
+    found, longest, room, dtype, name, written = json.loads(done.stdout.splitlines()[-1])
     plain = TransformersScorer(str(judge_folder), device="cpu", max_model_len=256)
     assert (room, dtype, name) == (plain.max_prompt_tokens, plain.dtype, "vllm")
     expected = plain.label_logprobs([*PROMPTS, [7] * room], LABELS)
     for ours, theirs in zip([*found, *longest], expected, strict=True):
         assert ours == pytest.approx(theirs, abs=1e-4)
+    assert written == plain.write(PROMPTS, 6)

@@ -1,6 +1,7 @@
 -- one row per round, purpose, labeler and status: how many rollouts ended there
 -- share is of the round's rollouts of that purpose; 'unlabeled' counts the rollouts that a labeler
--- at work there has no final label for.
+-- at work there has no final label for. Pairwise labels are about two rollouts and stand elsewhere
+-- (position_bias).
 with
 
 rollout_counts as (
@@ -23,6 +24,7 @@ statuses as (
         status,
         count(distinct rollout_id) as rows,
     from current_labels
+    where partner_rollout_id is null
     group by round, purpose, labeler, status
 
 ),
@@ -35,6 +37,7 @@ labeled as (
         labeler,
         count(distinct rollout_id) as labeled_count,
     from current_labels
+    where partner_rollout_id is null
     group by round, purpose, labeler
 
 ),

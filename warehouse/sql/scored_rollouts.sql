@@ -20,6 +20,7 @@ statuses_by_labeler as (
         labeler,
         string_agg(distinct status, ', ' order by status) as status,
     from current_labels
+    where partner_rollout_id is null
     group by rollout_id, labeler
 
 ),
