@@ -54,4 +54,7 @@ def test_vllm_and_transformers_agree(judge_folder: Path):
     expected = plain.label_logprobs([*PROMPTS, [7] * room], LABELS)
     for ours, theirs in zip([*found, *longest], expected, strict=True):
         assert ours == pytest.approx(theirs, abs=1e-4)
-    assert written == plain.write(PROMPTS, 6)
+    # Six bytes may end within a character, which one of them leaves out and the other marks.
+    assert [t.rstrip("\ufffd") for t in written] == [
+        t.rstrip("\ufffd") for t in plain.write(PROMPTS, 6)
+    ]
