@@ -20,7 +20,7 @@ GIVEN = "given"  # the version of a price that the configuration brings
 # to 600 tokens on Claude.
 _MESSAGE_TOKENS = 32
 _SCHEMA_TOKENS = 800
-_BYTES_PER_TOKEN = 3  # typical of English and Chinese alike; only the pace depends on it
+_BYTES_PER_TOKEN = 3  # typical of English and Chinese alike; for the pace and for guesses
 
 
 @dataclass(frozen=True)
@@ -63,14 +63,28 @@ def worst_cost(price: Price, request: ChatRequest) -> float:
 
 def likely_tokens(request: ChatRequest) -> int:
     """Input and output of one call as endpoints count it against a rate before it has run."""
-    return -(-_bytes(request) // _BYTES_PER_TOKEN) + request.max_tokens
+    return likely_input_tokens(request) + request.max_tokens
+
+
+def likely_input_tokens(request: ChatRequest) -> int:
+    """A guess: say so wherever it is shown."""
+    return -(-_bytes(request) // _BYTES_PER_TOKEN)
+
+
+def likely_text_tokens(text: str) -> int:
+    """A guess for what a model wrote: say so wherever it is shown."""
+    return -(-_length(text) // _BYTES_PER_TOKEN)
 
 
 def _bytes(request: ChatRequest) -> int:
     texts = [message["content"] for message in request.messages]
     if request.schema is not None:
         texts.append(json.dumps(request.schema))
-    return sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
+    return sum(map(_length, texts))
+
+
+def _length(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))
 
 
 class Budget:

@@ -64,10 +64,11 @@ class Plan:
 
 @dataclass
 class ChatServer:
-    """Counts what it is asked. `choose` (text, attempt from 0) -> kind overrides the plan's."""
+    """Counts what it is asked. `choose` (text, attempt from 0) -> kind goes before the plan."""
 
     plan: Plan = field(default_factory=Plan)
     choose: Callable[[str, int], str] | None = None
+    reply: Callable[[str], str] = "answer to {}".format
     port: int = 0
     in_flight: int = 0
     most_in_flight: int = 0
@@ -123,7 +124,7 @@ class ChatServer:
         if kind in ("malformed", "no_choices"):
             body_text = '{"choices": [' if kind == "malformed" else '{"id": "x"}'
             return web.Response(text=body_text, content_type="application/json")
-        reply = "" if kind == "empty" else f"answer to {text}"
+        reply = "" if kind == "empty" else self.reply(text)
         finish = FINISH.get(kind, ("stop", "end_turn"))[dialect]
         made = converse_body(reply, finish) if dialect else completion_body(reply, finish)
         if kind in ("cut", "drops"):

@@ -35,9 +35,18 @@ def test_a_written_verdict_is_a_label_with_its_provenance():
     assert row["is_usage_estimated"] is False
 
 
-def test_tokens_that_the_endpoint_did_not_count_are_unknown_and_not_zero():
+def test_tokens_that_the_endpoint_did_not_count_are_a_guess_that_says_so():
     (row,) = labelled(["Fine."], lambda *_: verdict(7))
-    assert (row["input_tokens"], row["cost_usd"], row["is_usage_estimated"]) == (None, None, None)
+    assert row["is_usage_estimated"] is True
+    assert row["output_tokens"] == -(-len(verdict(7)) // 3)
+    assert 100 < row["input_tokens"] < 2000  # a third of the prompt's bytes
+    assert row["cost_usd"] is None
+
+
+def test_a_call_without_an_answer_has_no_tokens_and_no_guess():
+    (row,) = labelled(["Fine."], lambda *_: {"status": "timeout"})
+    assert (row["input_tokens"], row["output_tokens"]) == (None, None)
+    assert (row["cost_usd"], row["is_usage_estimated"]) == (None, None)
 
 
 @pytest.mark.parametrize(
