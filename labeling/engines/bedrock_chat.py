@@ -61,6 +61,7 @@ class BedrockChatEngine:
     def close(self) -> None:
         """Closes the connections."""
         self._client.close()
+        self._dispatcher.close()
 
     def _session(self) -> AbstractAsyncContextManager[Call]:
         return self._open()

@@ -3,7 +3,7 @@
 Per call, in this order: a slot, the budget, the rate of tokens, the wire. A call in backoff holds
 none of them. A fixed crew of tasks, a few per slot, draws from the requests, so memory does not
 grow with their number; when the whole crew is in backoff the endpoint gets its rest. Limits are
-those of one process: several workers with one account share it out in their configurations.
+those of one process, or of all that share a file (shared_limits.py).
 Not here: what a call looks like (openai_chat.py, bedrock_chat.py), which errors mean what
 (failures.py), arithmetic of money and rates (prices.py), a cache.
 """
@@ -11,26 +11,26 @@ Not here: what a call looks like (openai_chat.py, bedrock_chat.py), which errors
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import random
 import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import cast
 
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
-from tenacity.wait import wait_random_exponential
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt
 
 from labeling.engines.chat import BudgetSpent, ChatAnswer, ChatRequest
 from labeling.engines.failures import CallFailed
 from labeling.engines.prices import Budget, Price, TokenRate, likely_tokens
+from labeling.engines.retrying import CallTimes, backoff
+from labeling.engines.shared_limits import SharedLimits
 from labeling.label import LabelingError
 
 _CREW_PER_SLOT = 4
-# Full jitter: uniform between 0 and a bound that doubles, so that calls refused together do not
-# come back together (Brooker, "Exponential Backoff And Jitter", AWS 2015).
-_JITTER = wait_random_exponential(multiplier=0.5, max=30)
-_LONGEST_RETRY_AFTER = 120.0  # who asks for an hour is not there tonight
+_SLOT_POLL = (0.005, 0.03)  # seconds between looks for a slot that another process gave back
 
 Call = Callable[[ChatRequest], Awaitable[ChatAnswer]]
 Done = Callable[[ChatAnswer], None]
@@ -38,12 +38,16 @@ Done = Callable[[ChatAnswer], None]
 
 @dataclass(frozen=True)
 class Limits:
-    """What all calls of an engine share. Slots and retries are counts; None: no limit."""
+    """What all calls of an engine share. Slots and retries are counts; None: no limit.
+
+    `shared`: with whom; None: this process alone.
+    """
 
     max_in_flight: int
     tokens_per_minute: int | None
     budget_usd: float | None
     max_retries: int
+    shared: SharedLimits | None = None
 
 
 class Dispatcher:
@@ -52,14 +56,14 @@ class Dispatcher:
     def __init__(self, limits: Limits, price: Price | None) -> None:
         """Raises ValueError for a budget without a price."""
         self._limits = limits
-        self._budget = Budget(limits.budget_usd, price)
-        self._rate = TokenRate(limits.tokens_per_minute)
+        shared = limits.shared
+        if shared is None:
+            self._budget = Budget(limits.budget_usd, price)
+            self._rate = TokenRate(limits.tokens_per_minute)
+        else:
+            self._budget = shared.budget(limits.budget_usd, price)
+            self._rate = shared.rate(limits.tokens_per_minute)
         self._turn = threading.Lock()
-
-    @property
-    def spent_usd(self) -> float:
-        """Paid so far; see Budget.spent."""
-        return self._budget.spent
 
     @property
     def budget(self) -> Budget:
@@ -81,6 +85,11 @@ class Dispatcher:
         with self._turn:
             return asyncio.run(self._complete(requests, session, done))
 
+    def close(self) -> None:
+        """Closes the file of shared limits; the next batch opens it again."""
+        if self._limits.shared is not None:
+            self._limits.shared.close()
+
     async def _complete(
         self,
         requests: Sequence[ChatRequest],
@@ -94,24 +103,6 @@ class Dispatcher:
 
 class _Stopped(Exception):
     """The batch ends before this request was sent (again)."""
-
-
-@dataclass
-class _Times:
-    """Of one request, in seconds of the monotonic clock."""
-
-    came_at: float = field(default_factory=time.monotonic)
-    attempts: list[tuple[float, float]] = field(default_factory=list)  # start, length
-
-    def put_on(self, answer: ChatAnswer) -> ChatAnswer:
-        started, seconds = self.attempts[-1]
-        earlier = sum(length for _, length in self.attempts[:-1])
-        return replace(
-            answer,
-            retries=len(self.attempts) - 1,
-            seconds=seconds,
-            queued_seconds=max(0.0, started - self.came_at - earlier),
-        )
 
 
 class _Batch:
@@ -155,10 +146,10 @@ class _Batch:
 
     async def _answer(self, request: ChatRequest) -> ChatAnswer | None:
         """The answer after its retries; None where the batch was stopped before."""
-        times = _Times()
+        times = CallTimes()
         retrying = AsyncRetrying(
             stop=stop_after_attempt(self._limits.max_retries + 1),
-            wait=_backoff,
+            wait=backoff,
             retry=retry_if_exception(lambda e: isinstance(e, CallFailed) and e.is_retryable),
             sleep=self._pause,
             reraise=True,
@@ -183,18 +174,19 @@ class _Batch:
             return None
         return times.put_on(answer)
 
-    async def _attempt(self, request: ChatRequest, times: _Times) -> ChatAnswer:
+    async def _attempt(self, request: ChatRequest, times: CallTimes) -> ChatAnswer:
         async with self._slots:
             promised = await self._promise(request)
             paid, tokens = 0.0, likely_tokens(request)
             try:
                 await self._pause(self._rate.wait(tokens, time.monotonic()))
-                paid = promised  # from here on it may be billed, also if it is given up
-                started = time.monotonic()
-                try:
-                    answer = await self._call(request)
-                finally:
-                    times.attempts.append((started, time.monotonic() - started))
+                async with self._shared_slot():
+                    paid = promised  # from here on it may be billed, also if it is given up
+                    started = time.monotonic()
+                    try:
+                        answer = await self._call(request)
+                    finally:
+                        times.attempts.append((started, time.monotonic() - started))
                 self._has_reached = True
                 answer, paid = self._priced(answer, promised)
             except CallFailed as failed:
@@ -224,8 +216,23 @@ class _Batch:
             if promised is not None:
                 return promised
             self._settled.clear()
-            await self._settled.wait()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._settled.wait(), self._budget.poll_seconds)
         raise _Stopped
+
+    @contextlib.asynccontextmanager
+    async def _shared_slot(self) -> AsyncIterator[None]:
+        """One of those that all processes have; within one of this process's own."""
+        shared = self._limits.shared
+        if shared is None:
+            yield
+            return
+        while not shared.take_slot(self._limits.max_in_flight):
+            await self._pause(random.uniform(*_SLOT_POLL))
+        try:
+            yield
+        finally:
+            shared.give_slot()
 
     async def _pause(self, seconds: float) -> None:
         """Sleeps, but not past the end of the batch. Raises _Stopped."""
@@ -242,10 +249,3 @@ class _Batch:
         self._why = self._why or why
         self._stop.set()
         self._settled.set()
-
-
-def _backoff(state: RetryCallState) -> float:
-    """Seconds: what the endpoint asks for, and a random time on top."""
-    failed = None if state.outcome is None else state.outcome.exception()
-    asked = failed.retry_after if isinstance(failed, CallFailed) else None
-    return min(asked or 0.0, _LONGEST_RETRY_AFTER) + _JITTER(state)

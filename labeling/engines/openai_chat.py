@@ -53,7 +53,8 @@ class OpenAIChatEngine:
         return self._dispatcher.complete(requests, self._session, done)
 
     def close(self) -> None:
-        """Nothing stays open between batches."""
+        """Connections close with their batch; only shared limits are left."""
+        self._dispatcher.close()
 
     def _session(self) -> AbstractAsyncContextManager[Call]:
         return self._open()

@@ -90,6 +90,8 @@ def _length(text: str) -> int:
 class Budget:
     """USD that may be spent, and what of it is spent or promised to calls in flight."""
 
+    poll_seconds: float | None = None  # whoever waits for a promise is told of every settlement
+
     def __init__(self, usd: float | None, price: Price | None) -> None:
         """Raises ValueError for a budget without a price."""
         if usd is not None and price is None:
