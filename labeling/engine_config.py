@@ -45,10 +45,10 @@ class PriceConfig(Section):
 
 class _RemoteEngineConfig(Section):
     model: str
-    max_in_flight: int = Field(16, ge=1, le=1000, description="calls at a time, of one process")
-    tokens_per_minute: int | None = Field(None, ge=1, description="of one process; None: no limit")
+    max_in_flight: int = Field(16, ge=1, le=1000, description="calls at a time, of all workers")
+    tokens_per_minute: int | None = Field(None, ge=1, description="of all workers; None: no limit")
     budget_usd: float | None = Field(
-        None, gt=0, allow_inf_nan=False, description="of one labeler in one process"
+        None, gt=0, allow_inf_nan=False, description="in one round, of this model at this endpoint"
     )
     timeout_seconds: float = Field(60.0, gt=0, allow_inf_nan=False, description="of one attempt")
     max_retries: int = Field(6, ge=0, le=100)
@@ -64,11 +64,16 @@ class _RemoteEngineConfig(Section):
             )
         return model
 
-    @model_validator(mode="after")
-    def _budget_has_a_price(self) -> _RemoteEngineConfig:
+    @property
+    def is_paid_unpriced(self) -> bool:
+        """Whether nobody knows what a call costs."""
         from labeling.engines.prices import known_price
 
-        if self.budget_usd is not None and self.price is None and known_price(self.model) is None:
+        return self.price is None and known_price(self.model) is None
+
+    @model_validator(mode="after")
+    def _budget_has_a_price(self) -> _RemoteEngineConfig:
+        if self.budget_usd is not None and self.is_paid_unpriced:
             raise ValueError(
                 f"price: {self.model} is not in the price table, so budget_usd cannot be kept; "
                 "give {input: ..., output: ...} in USD per million tokens"

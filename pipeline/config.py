@@ -136,6 +136,9 @@ class RunConfig(_Section):
     seed: int = 0
     rounds: int = Field(3, ge=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    budget_usd: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="of all remote judges in one round"
+    )
     policy: PolicyConfig
     prompts: PromptsConfig
     rollouts: RolloutsConfig = RolloutsConfig()
@@ -188,6 +191,17 @@ class RunConfig(_Section):
                 raise ValueError(
                     f"labelers.{labeler.name}: helpfulness cannot be learnt from "
                     "policy.starter_text, so there is no starter-judge with it; leave it out"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _budget_has_every_price(self) -> RunConfig:
+        for labeler in self.labelers if self.budget_usd is not None else ():
+            if getattr(getattr(labeler, "engine", None), "is_paid_unpriced", False):
+                raise ValueError(
+                    f"labelers.{labeler.name}.engine.price: the model is not in the price table, "
+                    "so budget_usd cannot be kept; give {input: ..., output: ...} in USD per "
+                    "million tokens"
                 )
         return self
 

@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from labeling.config import LabelerConfig
+from labeling.engines.chat import PaidWork
 from labeling.label import Measurement, label_rows
 from labeling.labelers import Labeler, build_labeler
 from pipeline.config import ConfigError, RunConfig
@@ -40,7 +41,7 @@ SCHEMA = pa.schema(
     + [field.with_nullable(True).remove_metadata() for field in _LABEL_FIELDS]
 )
 _FORMATS = (".jsonl", ".parquet")
-_LOGS, _PROGRESS = "_logs", "progress"
+_LOGS, _PROGRESS, _SPENDING = "_logs", "progress", "spending.sqlite"
 _BATCH_ROWS = 2048
 
 
@@ -89,7 +90,7 @@ def _work_folder(out: Path) -> Iterator[Path]:
         raise StageFailed(f"{reason}\n{out} is not written.") from error
     finally:
         if keep_logs:
-            for part in work.glob("labels-*"):
+            for part in (*work.glob("labels-*"), *work.glob(f"{_SPENDING}*")):
                 part.unlink()
             shutil.rmtree(work / _PROGRESS, ignore_errors=True)
         else:
@@ -172,6 +173,7 @@ def label_texts(
         labeler,
         device=choose_device(config.device),
         resolve=functools.partial(resolve, config, progress=show_building),
+        paid=PaidWork(spending=work / _SPENDING, budget_usd=config.budget_usd),
     )
     for path in folder.glob("progress-*.json"):  # steps of a model are no rows of the file
         path.unlink()

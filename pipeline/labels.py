@@ -8,17 +8,26 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from pathlib import Path
 
 import pyarrow as pa
 
 from labeling.config import LabelerConfig
+from labeling.engines.chat import PaidWork
 from labeling.labelers import build_labeler, labeler_revision
 from pipeline.config import ConfigError, RunConfig, sha256_of
 from pipeline.device import choose_device
 from pipeline.policies import resolve
 from pipeline.progress import Heartbeat
 from pipeline.publishing import StageReport, publish_once, publish_stage
-from pipeline.stage import ShardResult, StageSpec, run_stage, split_rows, staging_folder
+from pipeline.stage import (
+    ShardResult,
+    StageSpec,
+    run_stage,
+    spending_file,
+    split_rows,
+    staging_folder,
+)
 from warehouse import schemas
 from warehouse.catalog import read_table
 from warehouse.ledger import Ledger
@@ -60,7 +69,8 @@ def label(config: RunConfig, round_number: int, purpose: str, name: str) -> Stag
         unit="labels",
         beam=config.beam,
     )
-    make = functools.partial(LabelWorker, LabelerSettings(config, labeler))
+    settings = LabelerSettings(config, labeler, spending_file(config.warehouse, stage))
+    make = functools.partial(LabelWorker, settings)
     shards = split_rows(subjects, config.beam.shard_rows)
     manifests = run_stage(spec, shards, make)
     return publish_stage(config, spec, manifests, "labels", key=key, round_number=round_number)
@@ -83,6 +93,7 @@ class LabelerSettings:
 
     config: RunConfig
     labeler: LabelerConfig
+    spending: Path
 
 
 class LabelWorker:
@@ -94,6 +105,7 @@ class LabelWorker:
             settings.labeler,
             device=choose_device(config.device),
             resolve=functools.partial(resolve, config),
+            paid=PaidWork(spending=settings.spending, budget_usd=config.budget_usd),
         )
         templates = self._labeler.template_rows()
         for row in templates.to_pylist():

@@ -95,11 +95,19 @@ class StageSpec:
 
 def staging_folder(root: str, name: str, identity: str) -> Path:
     """`<warehouse>/_staging/<name>-<hash>`; for a remote warehouse the user's cache holds it."""
-    base = Path(root)
-    if "://" in root:
-        cache = os.environ.get("ROUNDHOUSE_CACHE") or str(Path.home() / ".cache" / "roundhouse")
-        base = Path(cache) / hashlib.sha256(root.encode()).hexdigest()[:16]
-    return base / "_staging" / f"{name.replace('/', '-')}-{identity[:16]}"
+    return _local_base(root) / "_staging" / f"{name.replace('/', '-')}-{identity[:16]}"
+
+
+def spending_file(root: str, stage: str) -> Path:
+    """What a round's remote judges have spent together; `stage` begins with the round's name."""
+    return _local_base(root) / "_spending" / f"{stage.partition('/')[0]}.sqlite"
+
+
+def _local_base(root: str) -> Path:
+    if "://" not in root:
+        return Path(root)
+    cache = os.environ.get("ROUNDHOUSE_CACHE") or str(Path.home() / ".cache" / "roundhouse")
+    return Path(cache) / hashlib.sha256(root.encode()).hexdigest()[:16]
 
 
 def split_rows(rows: pa.Table, shard_rows: int) -> list[pa.Table]:

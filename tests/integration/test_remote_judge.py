@@ -124,3 +124,16 @@ def test_an_endpoint_that_refuses_the_key_ends_the_command_with_what_to_do(tmp_p
     assert "check the key in the environment variable JUDGE_KEY" in done.stderr
     assert KEY not in done.stdout + done.stderr
     assert not (tmp_path / "labels.parquet").exists()
+
+
+def test_a_budget_ends_the_command_before_it_is_passed_and_names_the_key(tmp_path: Path):
+    with serving(ChatServer(reply=verdict)) as server:
+        config = config_file(tmp_path, remote_judge(server), budget_usd=0.0055)
+        done = label(config, [f"plain {n}" for n in range(40)], code=1)
+        assert 0 < server.answered.total() * COST <= 0.0055
+    assert "budget_usd: " in done.stderr
+    assert "of 0.0055 USD are spent" in done.stderr
+    assert "raise budget_usd" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "labels.parquet").exists()
+    assert not list(tmp_path.rglob("*.sqlite*"))
