@@ -30,7 +30,7 @@ from labeling.engines.shared_limits import SharedLimits
 from labeling.label import LabelingError
 
 _CREW_PER_SLOT = 4
-_SLOT_POLL = (0.005, 0.03)  # seconds between looks for a slot that another process gave back
+_SLOT_POLL = (0.002, 0.01)  # seconds between looks for a slot that another process gave back
 
 Call = Callable[[ChatRequest], Awaitable[ChatAnswer]]
 Done = Callable[[ChatAnswer], None]
@@ -114,7 +114,7 @@ class _Batch:
         self._limits, self._budget, self._rate = limits, budget, rate
         self._call, self._done = call, done
         self._slots = asyncio.Semaphore(limits.max_in_flight)
-        self._settled = asyncio.Event()
+        self._looking, self._settled = asyncio.Lock(), asyncio.Event()
         self._stop = asyncio.Event()
         self._why: Exception | None = None
         self._has_reached = False
@@ -227,8 +227,9 @@ class _Batch:
         if shared is None:
             yield
             return
-        while not shared.take_slot(self._limits.max_in_flight):
-            await self._pause(random.uniform(*_SLOT_POLL))
+        async with self._looking:  # one at a time: as fast where slots are free, and in order
+            while not shared.take_slot(self._limits.max_in_flight):
+                await self._pause(random.uniform(*_SLOT_POLL))
         try:
             yield
         finally:

@@ -58,10 +58,9 @@ class SharedLimits:
     def take_slot(self, count: int) -> bool:
         """Whether this account had fewer than `count` calls in flight; this one is now another."""
         with self.transaction() as work:
-            if work.in_flight() >= count:
-                return False
-            work.change_worker(in_flight=1)
-            return True
+            is_free = work.in_flight() < count
+            work.change_worker(in_flight=int(is_free))
+            return is_free
 
     def give_slot(self) -> None:
         """Ends a call in flight."""
@@ -188,7 +187,7 @@ class SharedBudget(Budget):
         price: Price | None,
     ) -> None:
         """Raises ValueError for a limit without a price."""
-        super().__init__(usd if run_usd is None or usd is not None else run_usd, price)
+        super().__init__(run_usd if usd is None else usd, price)
         self._shared = shared
         self._limits = (("engine.budget_usd", usd, False), ("budget_usd", run_usd, True))
 

@@ -2,7 +2,10 @@
 
 The endpoint (its own process) answers after 200 ms: 5 % with 429 and a Retry-After, 2 % with 500,
 1 % with a body that is no JSON. A call that is retried takes a slot again, so what the slots allow,
-max_in_flight / latency, is held against answers of every status. Not here: a real network.
+max_in_flight / latency, is held against answers of every status. Slots and budget are those that
+workers share (one SQLite file), as in a night. 32 slots, since a call takes 2 ms of CPU: many more
+at this latency wait for the two cores of a small machine and not for the endpoint; real judges take
+seconds. Not here: a real network, several workers.
 """
 
 from __future__ import annotations
@@ -11,18 +14,20 @@ import json
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
-from labeling.engine_config import OpenAIEngineConfig
-from labeling.engines.chat import ChatEngine, ChatRequest
+from labeling.engine_config import OpenAIEngineConfig, PriceConfig
+from labeling.engines.chat import ChatEngine, ChatRequest, PaidWork
 from labeling.engines.chat_engines import load_chat_engine
 from tests.benchmarks.figures import print_figure
 
-ROWS, WARM_UP, SLOTS, LATENCY, WANTED = 10_000, 200, 64, 0.2, 0.9
+ROWS, WARM_UP, SLOTS, LATENCY, WANTED = 10_000, 200, 32, 0.2, 0.9
 PLAN = {
     "delay": LATENCY,
     "throttled": 0.05,
@@ -91,13 +96,18 @@ def served_engine() -> Iterator[tuple[ChatEngine, int]]:
         assert server.stdin is not None
         assert server.stdout is not None
         port = int(server.stdout.readline())
-        url = f"http://127.0.0.1:{port}/v1"
-        yield (
-            load_chat_engine(
-                OpenAIEngineConfig(kind="openai", base_url=url, model="m", max_in_flight=SLOTS)
-            ),
-            port,
+        config = OpenAIEngineConfig(
+            kind="openai",
+            base_url=f"http://127.0.0.1:{port}/v1",
+            model="m",
+            max_in_flight=SLOTS,
+            price=PriceConfig(input=1, output=2),
         )
+        with tempfile.TemporaryDirectory() as folder:
+            paid = PaidWork(spending=Path(folder) / "spending.sqlite", budget_usd=1e6)
+            engine = load_chat_engine(config, paid)
+            yield engine, port
+            engine.close()
         server.stdin.close()
 
 
