@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from labeling.engines.chat import ChatAnswer, ChatRequest
-from labeling.engines.prices import likely_input_tokens, likely_text_tokens
 from labeling.label import LabelIdentity, Measurement, label_id, label_key, label_rows
 from warehouse.schemas import TABLES, conform
 
@@ -114,9 +113,10 @@ def _keys(
 
 
 _CALL_COLUMNS = (
+    "service_tier",
     *("sampling_json", "seed", "structured_mode", "stop_reason", "error_type", "error_message"),
     *("cached_input_tokens", "is_usage_estimated", "cost_usd", "price_table_version"),
-    *("input_tokens", "output_tokens"),
+    "is_cached",
     *("latency_ms", "queue_ms", "retries", "request_id", "answered_by"),
 )
 
@@ -127,6 +127,7 @@ def _call(attempt: Attempt) -> dict[str, object]:
     if request is None or answer is None:
         return {}
     sampling = {"temperature": request.temperature, "max_tokens": request.max_tokens}
+    is_counted = answer.input_tokens is not None and answer.output_tokens is not None
     message = answer.error_message and storable(answer.error_message)[:_MESSAGE_LENGTH]
     return {
         "sampling_json": json.dumps(sampling),
@@ -136,27 +137,14 @@ def _call(attempt: Attempt) -> dict[str, object]:
         "error_type": answer.error_type,
         "error_message": message,
         "cached_input_tokens": answer.cached_input_tokens,
-        **_usage(request, answer),
+        "is_usage_estimated": not is_counted if is_counted or answer.text is not None else None,
         "cost_usd": answer.cost_usd,
         "price_table_version": answer.price_table_version,
-        "latency_ms": 1000 * answer.seconds,
-        "queue_ms": 1000 * answer.queued_seconds,
+        "is_cached": answer.is_cached,
+        "latency_ms": None if answer.is_cached else 1000 * answer.seconds,
+        "queue_ms": None if answer.is_cached else 1000 * answer.queued_seconds,
         "retries": answer.retries,
         "request_id": answer.request_id,
+        "service_tier": answer.service_tier,
         "answered_by": answer.model,
-    }
-
-
-def _usage(request: ChatRequest, answer: ChatAnswer) -> dict[str, object]:
-    """The endpoint's counts; a marked guess for a text that it did not count; else NULL."""
-    counts: tuple[int | None, int | None] = (answer.input_tokens, answer.output_tokens)
-    is_guessed: bool | None = False
-    if None in counts:
-        is_guessed = True if answer.text else None
-        if answer.text:
-            counts = (likely_input_tokens(request), likely_text_tokens(answer.text))
-    return {
-        "input_tokens": counts[0],
-        "output_tokens": counts[1],
-        "is_usage_estimated": is_guessed,
     }

@@ -111,8 +111,10 @@ def wilson(count: float, of: float) -> Estimate:
     """The share `count / of` with its Wilson interval (Wilson 1927); None of nothing."""
     if of == 0:
         return Estimate(None)
+    value = count / of
     low, high = proportion_confint(count, of, alpha=1 - CONFIDENCE, method="wilson")
-    return Estimate(count / of, float(low), float(high))
+    # Rounding puts the end at a share of 0 or 1 a hair inside of it.
+    return Estimate(value, min(float(low), value), max(float(high), value))
 
 
 def calibration(

@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from labeling.batching import pad_right, token_batches
 from labeling.config import ClassifierConfig
+from labeling.engines.classifier_forward import load_forward
 from labeling.label import (
     LabelIdentity,
     LabelingError,
@@ -44,7 +45,7 @@ class ClassifierLabeler:
         import torch
         import transformers
 
-        self._torch, self._config, self._device = torch, config, device
+        self._config, self._device = config, device
         try:
             self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
                 model.location, revision=model.commit
@@ -65,8 +66,11 @@ class ClassifierLabeler:
         )
         self._head, self._tail = frame_of(self._tokenizer)
         self._pad = set_padding(self._tokenizer, loaded.config)
+        self._forward, *self._backend = load_forward(
+            config, model, self._model, len(self._tokenizer), device
+        )
         self._room = self._window_room(loaded.config)
-        self.identity = self._identity(model, revision, transformers.__version__)
+        self.identity = self._identity(model, revision)
         check_sentences(config, lambda texts: self._measure(list(texts), None))
 
     def label(self, subjects: pa.Table, progress: Progress | None = None) -> pa.Table:
@@ -80,9 +84,9 @@ class ClassifierLabeler:
 
     def close(self) -> None:
         """Drops the model."""
-        del self._model
+        del self._model, self._forward
 
-    def _identity(self, model: ModelIdentity, revision: str, version: str) -> LabelIdentity:
+    def _identity(self, model: ModelIdentity, revision: str) -> LabelIdentity:
         config = self._config
         return LabelIdentity(
             labeler=config.name,
@@ -95,8 +99,8 @@ class ClassifierLabeler:
             family=self._model.config.model_type,
             tokenizer_sha256=tokenizer_sha256(self._tokenizer),
             label_map_sha256=self._map.sha256,
-            backend="transformers",
-            backend_version=version,
+            backend=self._backend[0],
+            backend_version=self._backend[1],
             device=self._device,
             dtype="float32",
             score_method=self._map.method,
@@ -215,17 +219,11 @@ class ClassifierLabeler:
         self, windows: list[list[int]], owners: Sequence[int], progress: Progress | None
     ) -> Floats:
         """Logits [windows, labels], float64, in the order of `windows`."""
-        torch = self._torch
         logits = np.zeros((len(windows), len(self._map.names)))
         waiting = Counter(owners)
         for batch in token_batches([len(w) for w in windows], self._config.token_budget):
             ids, mask = pad_right([windows[place] for place in batch], self._pad)
-            with torch.inference_mode():
-                out = self._model(
-                    input_ids=torch.as_tensor(ids, device=self._device),
-                    attention_mask=torch.as_tensor(mask, device=self._device),
-                )
-            logits[batch] = out.logits.double().cpu().numpy()
+            logits[batch] = self._forward(ids, mask)
             waiting.subtract(owners[place] for place in batch)
             _report(progress, sum(waiting[owner] == 0 for owner in {owners[p] for p in batch}))
         return logits

@@ -58,6 +58,9 @@ class ClassifierConfig(Section):
     stride: int = Field(64, ge=0, description="tokens that two windows of a text share")
     max_windows: int = Field(256, ge=1, description="longer texts get status too_long")
     token_budget: int = Field(4096, ge=1, description="tokens of one batch, padding included")
+    backend: Literal["transformers", "onnx"] = Field(
+        "transformers", description="onnx: ONNX Runtime on the CPU; needs roundhouse[onnx]"
+    )
     required: bool = True
     self_test: tuple[SelfTestSentence, ...] | None = Field(
         None, description="None: the shipped sentences of the criterion; []: no self-test"
@@ -87,14 +90,15 @@ class ClassifierConfig(Section):
         return self.labels if self.labels is not None else STARTER_LABELS[self.model]
 
 
-_WRITING_ENGINES = {"openai", "bedrock"}
+_REMOTE_ENGINES = {"openai", "bedrock"}
+_WRITING_ENGINES = {*_REMOTE_ENGINES, "vllm"}
 
 
 class JudgeConfig(Section):
     """A language model that scores prompt and completion.
 
     By the likelihood of score tokens (method logprobs), or by a verdict that it writes (written):
-    what remote engines do, of which some show no likelihoods.
+    what remote engines do, of which some show no likelihoods, and vLLM where that is asked for.
     """
 
     kind: Literal["judge"]
@@ -115,12 +119,15 @@ class JudgeConfig(Section):
     )
     temperature: float = Field(0.0, ge=0, le=2, description="of written verdicts")
     max_output_tokens: int = Field(512, ge=1, description="of a written verdict, reasons included")
+    reuse_answers: bool = Field(
+        True, description="a remote judge is not asked again what it answered another night"
+    )
     required: bool = True
 
     @property
     def is_remote(self) -> bool:
         """Whether the judge is asked over the network, in messages."""
-        return self.engine.kind in _WRITING_ENGINES
+        return self.engine.kind in _REMOTE_ENGINES
 
     @property
     def chosen_method(self) -> str:
@@ -132,7 +139,7 @@ class JudgeConfig(Section):
     @model_validator(mode="after")
     def _method_fits_the_engine(self) -> JudgeConfig:
         prefix = f"labelers.{self.name}"
-        if self.method == "written" and not self.is_remote:
+        if self.method == "written" and self.engine.kind not in _WRITING_ENGINES:
             raise ValueError(
                 f"{prefix}.method: engine {self.engine.kind} reads likelihoods; written verdicts "
                 f"need one of {sorted(_WRITING_ENGINES)}"
@@ -149,4 +156,30 @@ class JudgeConfig(Section):
         return self
 
 
-LabelerConfig = Annotated[ClassifierConfig | JudgeConfig, Field(discriminator="kind")]
+class RewardModelConfig(Section):
+    """A trained reward model: a sequence classifier with one output that reads the dialogue."""
+
+    kind: Literal["reward_model"]
+    name: Name
+    role: Role
+    criterion: str
+    model: str
+    revision: str | None = Field(None, description="Hub commit; folders need none")
+    template: str | None = Field(
+        None, min_length=1, description="Jinja chat template; None: the one of its tokenizer"
+    )
+    center: float = Field(
+        0.0, allow_inf_nan=False, description="logit that becomes score 0.5: a typical completion's"
+    )
+    scale: float = Field(
+        1.0, gt=0, allow_inf_nan=False, description="score = sigmoid((logit - center) / scale)"
+    )
+    max_tokens: int = Field(2048, ge=8, description="longer dialogues get status too_long")
+    token_budget: int = Field(4096, ge=1, description="tokens of one batch, padding included")
+    dtype: Literal["auto", "float32", "bfloat16"] = "float32"
+    required: bool = True
+
+
+LabelerConfig = Annotated[
+    ClassifierConfig | RewardModelConfig | JudgeConfig, Field(discriminator="kind")
+]

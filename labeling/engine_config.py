@@ -41,14 +41,21 @@ class PriceConfig(Section):
 
     input: float = Field(ge=0, allow_inf_nan=False)
     output: float = Field(ge=0, allow_inf_nan=False)
+    batch: float | None = Field(
+        None, gt=0, le=1, description="share of it that batch inference costs; None: the table's"
+    )
 
 
 class _RemoteEngineConfig(Section):
     model: str
-    max_in_flight: int = Field(16, ge=1, le=1000, description="calls at a time, of all workers")
-    tokens_per_minute: int | None = Field(None, ge=1, description="of all workers; None: no limit")
+    max_in_flight: int = Field(
+        16, ge=1, le=1000, description="calls at a time, of all workers on this machine"
+    )
+    tokens_per_minute: int | None = Field(
+        None, ge=1, description="of all workers on this machine; None: no limit"
+    )
     budget_usd: float | None = Field(
-        None, gt=0, allow_inf_nan=False, description="in one round, of this model at this endpoint"
+        None, gt=0, allow_inf_nan=False, description="for this model in one round"
     )
     timeout_seconds: float = Field(60.0, gt=0, allow_inf_nan=False, description="of one attempt")
     max_retries: int = Field(6, ge=0, le=100)
@@ -65,15 +72,15 @@ class _RemoteEngineConfig(Section):
         return model
 
     @property
-    def is_paid_unpriced(self) -> bool:
-        """Whether nobody knows what a call costs."""
+    def has_price(self) -> bool:
+        """Whether the configuration or the shipped table knows what a call costs."""
         from labeling.engines.prices import known_price
 
-        return self.price is None and known_price(self.model) is None
+        return self.price is not None or known_price(self.model) is not None
 
     @model_validator(mode="after")
     def _budget_has_a_price(self) -> _RemoteEngineConfig:
-        if self.budget_usd is not None and self.is_paid_unpriced:
+        if self.budget_usd is not None and not self.has_price:
             raise ValueError(
                 f"price: {self.model} is not in the price table, so budget_usd cannot be kept; "
                 "give {input: ..., output: ...} in USD per million tokens"
@@ -101,6 +108,36 @@ class OpenAIEngineConfig(_RemoteEngineConfig):
         return base_url
 
 
+class BatchConfig(Section):
+    """Bedrock's batch inference: jobs over S3, cheaper, within a day. Limits: AWS's quotas.
+
+    Quotas differ by model and region; Service Quotas shows those of an account.
+    """
+
+    s3_uri: str = Field(
+        pattern=r"^s3://[a-z0-9][-.a-z0-9]{1,61}[a-z0-9](/[-!_*'().a-zA-Z0-9]+)*/?$",
+        description="a bucket in the engine's region and a prefix; jobs are kept there, resumed",
+    )
+    role_arn: str = Field(
+        pattern=r"^arn:aws(-[^:]+)?:iam::[0-9]{12}:role/.+$",
+        description="the role that Bedrock takes on to read and write s3_uri",
+    )
+    input_type: Literal["Converse"] = "Converse"
+    timeout_hours: int = Field(24, ge=24, le=168, description="then Bedrock ends the job")
+    min_records: int = Field(100, ge=1, description="fewer calls go to Converse one by one")
+    max_records: int = Field(50_000, ge=1, description="of one job; more calls make more jobs")
+    max_bytes: int = Field(200_000_000, ge=1, le=5_000_000_000, description="of one job's input")
+    poll_seconds: float = Field(60.0, gt=0, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _limits_leave_room(self) -> BatchConfig:
+        if self.min_records > self.max_records:
+            raise ValueError(
+                f"batch: min_records {self.min_records} is above max_records {self.max_records}"
+            )
+        return self
+
+
 class BedrockEngineConfig(_RemoteEngineConfig):
     """A judge on Amazon Bedrock; credentials come from AWS's own chain."""
 
@@ -108,6 +145,7 @@ class BedrockEngineConfig(_RemoteEngineConfig):
     region: str
     profile: str | None = Field(None, description="of the AWS configuration; None: the default")
     endpoint_url: str | None = Field(None, description="None: Bedrock's own in the region")
+    batch: BatchConfig | None = Field(None, description="None: every call by itself, at once")
 
 
 JudgeEngineConfig = Annotated[

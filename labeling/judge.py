@@ -8,7 +8,6 @@ judge meant to say something else: status low_mass, score NULL. Not here: render
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -20,7 +19,7 @@ import pyarrow as pa
 from labeling.config import JudgeConfig
 from labeling.engine_config import TransformersEngineConfig, VllmEngineConfig
 from labeling.engines.scoring import ScoreEngine
-from labeling.judge_prompt import JudgePrompt, PromptBuilder, UnfitPrompt
+from labeling.judge_prompt import JudgePrompt, PromptBuilder, UnfitPrompt, nonce_of
 from labeling.label import (
     LabelIdentity,
     LabelingError,
@@ -127,22 +126,13 @@ class JudgeLabeler:
 
     def _prompts(self, subjects: pa.Table) -> list[JudgePrompt | Measurement]:
         """A prompt per subject, or the failed measurement of a text that cannot be shown."""
-        rows = zip(
-            subjects["rollout_id"].to_pylist(),
-            decoded_texts(subjects["messages"]),
-            decoded_texts(subjects["completion"]),
-            strict=True,
-        )
-        return [self._prompt(rollout, messages, text) for rollout, messages, text in rows]
+        texts = (decoded_texts(subjects[name]) for name in ("messages", "completion"))
+        return [self._prompt(*both) for both in zip(*texts, strict=True)]
 
-    def _prompt(
-        self, rollout_id: str, messages: str | None, completion: str | None
-    ) -> JudgePrompt | Measurement:
+    def _prompt(self, messages: str | None, completion: str | None) -> JudgePrompt | Measurement:
         if completion is None:
             return Measurement("error", status_detail="the completion is NULL or not valid UTF-8")
-        # A candidate cannot know its nonce, and the same night renders the same prompt again.
-        key = f"{rollout_id}\n{completion}"
-        nonce = hashlib.sha256(key.encode()).hexdigest()[:12]
+        nonce = nonce_of(self.identity.revision, messages, completion)
         try:
             prompt = self._builder.build(messages, completion, nonce)
         except UnfitPrompt as error:

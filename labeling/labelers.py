@@ -12,14 +12,16 @@ from typing import Protocol
 
 import pyarrow as pa
 
-from labeling.config import ClassifierConfig, JudgeConfig, LabelerConfig
+from labeling.config import ClassifierConfig, JudgeConfig, LabelerConfig, RewardModelConfig
 from labeling.engine_config import TransformersEngineConfig, VllmEngineConfig
 from labeling.engines.chat import PaidWork
+from labeling.judge_prompt import PROMPT_VERSION
 from labeling.label import PARSER_VERSION, LabelIdentity, LabelingError
 from labeling.model_identity import ModelIdentity, identify_model
 from labeling.rubric import Rubric, load_rubric
 from labeling.verdict import VERDICT_VERSION
 from labeling.written_prompt import WORDING_SHA256
+from labeling.written_score import MOST_BRACKET
 
 
 class Labeler(Protocol):
@@ -65,18 +67,29 @@ def build_labeler(
         from labeling.classifier import ClassifierLabeler
 
         return ClassifierLabeler(config, model, _revision(config, model), device=chosen)
+    if isinstance(config, RewardModelConfig):
+        from labeling.reward_model import RewardModelLabeler
+
+        return RewardModelLabeler(config, model, _revision(config, model), device=chosen)
     rubric = _rubric_of(config)
     revision = _revision(config, model)
     if not isinstance(config.engine, VllmEngineConfig | TransformersEngineConfig):
+        from labeling.engines.answer_cache import CachedChatEngine
         from labeling.engines.chat_engines import load_chat_engine
         from labeling.written_judge import WrittenJudgeLabeler
 
         engine = load_chat_engine(config.engine, paid)
+        if paid is not None and paid.answers is not None and config.reuse_answers:
+            engine = CachedChatEngine(engine, paid.answers, config.engine)
         return WrittenJudgeLabeler(config, rubric, model, revision, engine, seed=seed)
+    if config.chosen_method == "written":
+        from labeling.local_writer import load_local_writer
+
+        return load_local_writer(config, rubric, model, revision, device=chosen, seed=seed)
     if rubric.principles:
         raise LabelingError(
             f"labelers.{config.name}.rubric: {config.rubric} draws principles, which only judges "
-            "that write can do so far; use an openai or bedrock engine, or a rubric without"
+            "that write can do; use method: written, or a rubric without"
         )
     from labeling.judge import JudgeLabeler
 
@@ -102,24 +115,38 @@ def _revision(config: LabelerConfig, model: ModelIdentity) -> str:
     if isinstance(config, JudgeConfig):
         parts |= {
             "rubric": _rubric_of(config).sha256,
+            "prompt": PROMPT_VERSION,
             "min_label_mass": config.min_label_mass,
         }
         engine = config.engine
         if isinstance(engine, VllmEngineConfig | TransformersEngineConfig):
+            if config.chosen_method == "written":
+                parts |= _chat_parts(config)
             parts["engine"] = [engine.kind, engine.dtype, engine.max_model_len]
         else:
-            parts |= _remote_parts(config)
+            parts |= _chat_parts(config)
+    elif isinstance(config, RewardModelConfig):
+        parts |= {
+            "template": config.template,
+            "squash": [config.center, config.scale],
+            "reads": [config.max_tokens, config.dtype],
+        }
     else:
         parts |= {
             "labels": config.label_scores,
             "activation": config.activation,
             "windows": [config.max_tokens, config.stride, config.max_windows],
         }
+        if config.backend != "transformers":  # the key came later: older revisions stand
+            parts["backend"] = config.backend
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _remote_parts(config: JudgeConfig) -> dict[str, object]:
-    """What reaches a written score; the place of the endpoint is in the model's revision."""
+def _chat_parts(config: JudgeConfig) -> dict[str, object]:
+    """What reaches the score of a judge that is asked in messages.
+
+    The place of a remote endpoint is in its model's revision.
+    """
     parts: dict[str, object] = {
         "engine": [config.engine.kind],
         "method": config.chosen_method,
@@ -132,6 +159,8 @@ def _remote_parts(config: JudgeConfig) -> dict[str, object]:
             "reasoning": config.reasoning,
             "sampling": [config.temperature, config.max_output_tokens],
         }
+    else:
+        parts["bracket"] = MOST_BRACKET
     return parts
 
 
@@ -146,7 +175,7 @@ def _remote_model(config: JudgeConfig) -> ModelIdentity:
 
 
 def _model_of(config: LabelerConfig, resolve: Callable[[str], str]) -> ModelIdentity:
-    if isinstance(config, ClassifierConfig):
+    if isinstance(config, ClassifierConfig | RewardModelConfig):
         return identify_model(config.model, config.revision, resolve)
     engine = config.engine
     if isinstance(engine, VllmEngineConfig | TransformersEngineConfig):

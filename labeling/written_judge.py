@@ -9,23 +9,24 @@ a verdict that cannot be read is asked for once more, from scratch. Not here: th
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
 from labeling.attempts import Attempt, attempt_rows, storable
 from labeling.config import JudgeConfig
 from labeling.engines.chat import ChatAnswer, ChatEngine, ChatRequest
-from labeling.judge_prompt import UnfitPrompt
+from labeling.judge_prompt import UnfitPrompt, nonce_of
 from labeling.label import LabelIdentity, Measurement, decoded_texts
 from labeling.model_identity import ModelIdentity
 from labeling.rubric import Principle, Rubric
+from labeling.sentinel import occasion_of
 from labeling.written_prompt import (
     answer_schema,
     check_first_tokens,
-    nonce_of,
     score_scale,
     written_messages,
 )
@@ -40,10 +41,14 @@ _Place = tuple[int, int]  # row, sample
 
 @dataclass(frozen=True)
 class _Question:
-    """What is asked about one subject."""
+    """What is asked about one subject; `text_sha256` stands for all that is particular to it.
 
-    rollout_id: str
+    No id of a rollout is in either, so that the same text is the same question every night.
+    """
+
+    text_sha256: str
     messages: tuple[Mapping[str, str], ...]
+    occasion: str | None = None
 
 
 class WrittenJudgeLabeler:
@@ -73,15 +78,17 @@ class WrittenJudgeLabeler:
     def label(self, subjects: pa.Table, progress: Callable[[int], None] | None = None) -> pa.Table:
         """See Labeler.label. Raises BudgetSpent where the engine does."""
         rollouts = subjects["rollout_id"].to_pylist()
+        rounds = subjects["round"].to_pylist()
+        occasions = [occasion_of(*row) for row in zip(rollouts, rounds, strict=True)]
         principles = [self._rubric.draw_principle(rollout, self._seed) for rollout in rollouts]
         texts = (decoded_texts(subjects[name]) for name in ("messages", "completion"))
         attempts: list[list[Attempt]] = []
         questions: dict[int, _Question] = {}
-        for row, about in enumerate(zip(rollouts, principles, *texts, strict=True)):
+        for row, about in enumerate(zip(principles, *texts, strict=True)):
             asked = self._question(*about)
             attempts.append([Attempt(asked)] if isinstance(asked, Measurement) else [])
             if isinstance(asked, _Question):
-                questions[row] = asked
+                questions[row] = replace(asked, occasion=occasions[row])
         if progress is not None and len(questions) < len(rollouts):
             progress(len(rollouts) - len(questions))
         samples = self._config.samples if self._is_written else 1
@@ -125,7 +132,6 @@ class WrittenJudgeLabeler:
 
     def _question(
         self,
-        rollout_id: str,
         principle: Principle | None,
         messages: str | None,
         completion: str | None,
@@ -138,13 +144,15 @@ class WrittenJudgeLabeler:
                 self._rubric,
                 messages,
                 completion,
-                nonce_of(rollout_id, completion),
+                nonce_of(self.identity.revision, messages, completion),
                 principle=principle,
                 reasoning=self._config.reasoning if self._is_written else None,
             )
         except UnfitPrompt as error:
             return Measurement("error", status_detail=storable(str(error)))
-        return _Question(rollout_id, shown)
+        drawn = None if principle is None else principle.name
+        text = json.dumps([self.identity.revision, messages, completion, drawn])
+        return _Question(hashlib.sha256(text.encode()).hexdigest(), shown)
 
     def _ask(
         self,
@@ -168,8 +176,11 @@ class WrittenJudgeLabeler:
         """A call for one verdict; a second attempt differs in its seed and in its room only."""
         key = _KEY.format(*place, attempt)
         if not self._is_written:
-            return ChatRequest(key, question.messages, 1, seed=self._seed, top_logprobs=_TOP)
-        draw = f"{self._seed} {question.rollout_id} {place[1]} {attempt}"
+            return ChatRequest(
+                key, question.messages, 1, seed=self._seed, top_logprobs=_TOP,
+                occasion=question.occasion,
+            )  # fmt: skip
+        draw = f"{self._seed} {question.text_sha256} {place[1]} {attempt}"
         return ChatRequest(
             key,
             question.messages,
@@ -177,6 +188,7 @@ class WrittenJudgeLabeler:
             temperature=self._config.temperature,
             seed=int.from_bytes(hashlib.sha256(draw.encode()).digest()[:4], "big") >> 1,
             schema=self._schema,
+            occasion=question.occasion,
         )
 
     def _read(self, request: ChatRequest, answer: ChatAnswer, sample: int, attempt: int) -> Attempt:

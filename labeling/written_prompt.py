@@ -99,11 +99,6 @@ def shown_text(messages: tuple[Mapping[str, str], ...]) -> str:
     return json.dumps([dict(message) for message in messages], ensure_ascii=False)
 
 
-def nonce_of(rollout_id: str, completion: str) -> str:
-    """12 hex digits that a candidate cannot know; the same night renders the same prompt again."""
-    return hashlib.sha256(f"{rollout_id}\n{completion}".encode()).hexdigest()[:12]
-
-
 def _split(user: str) -> tuple[str, str]:
     """The paragraphs before the first one that shows data, and the rest."""
     paragraphs = user.split("\n\n")

@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from labeling.attempts import Attempt, storable
 from labeling.engines.chat import ChatAnswer, ChatRequest
+from labeling.engines.prices import estimated_tokens
 from labeling.judge import measure
 from labeling.judge_prompt import JudgePrompt
 from labeling.label import Measurement
@@ -21,25 +22,32 @@ from labeling.rubric import Rubric
 from labeling.verdict import read_verdict
 from labeling.written_prompt import shown_text
 
-_FAILED = ("empty", "truncated", "filtered", "timeout", "throttled", "error")
+_FAILED = ("empty", "truncated", "filtered", "timeout", "throttled", "too_long", "error")
+MOST_BRACKET = 0.1  # of a score in [0, 1]: a wider one is no measurement
 
 
 def unread(request: ChatRequest, answer: ChatAnswer) -> Measurement:
     """The answer as it came, without a score: its own status, or error where it has none of them.
 
-    Of an ok answer the status is error until it has been read.
+    Of an ok answer the status is error until it has been read. Tokens that the endpoint did not
+    count are estimated, which the row says (is_usage_estimated); the cost is not.
     """
     is_known = answer.status in _FAILED
     detail = answer.error_message
     if not is_known and answer.status != "ok":
         detail = f"the engine gave the answer status {answer.status!r}"
+    read, wrote = answer.input_tokens, answer.output_tokens
+    if answer.text is not None:
+        asked = [message["content"] for message in request.messages]
+        read = estimated_tokens(*asked) if read is None else read
+        wrote = estimated_tokens(answer.text) if wrote is None else wrote
     return Measurement(
         answer.status if is_known else "error",
         raw_output=None if answer.text is None else storable(answer.text),
         status_detail=detail and storable(detail),
         rendered_prompt=shown_text(request.messages),
-        input_tokens=answer.input_tokens,
-        output_tokens=answer.output_tokens,
+        input_tokens=read,
+        output_tokens=wrote,
     )
 
 
@@ -64,8 +72,9 @@ def expectation(
 ) -> Measurement:
     """`found` with the expectation over the labels as first token, read as in judge.measure.
 
-    An alternative that is not shown has no mass. One token was asked for, so that the answer was
-    cut off after it is no truncation.
+    A label that is not shown counts as 0, but it may have some mass (see score_bracket): where that
+    could move the score by more than MOST_BRACKET, there is none. One token was asked for, so that
+    the answer was cut off after it is no truncation.
     """
     shown = answer.first_token_logprobs
     if answer.status not in ("ok", "truncated"):
@@ -77,6 +86,13 @@ def expectation(
     prompt = JudgePrompt([], found.rendered_prompt or "")
     ids = range(len(logprobs))  # the endpoint names tokens by their text, so there are no ids
     measured = measure(rubric, ids, logprobs, prompt, min_label_mass)
+    if measured.status == "ok":
+        low, high = score_bracket(rubric, logprobs, list(shown.values()))
+        if high > low:
+            detail = f"score in [{low:.4f}, {high:.4f}]: the endpoint does not show every label"
+            measured = replace(measured, status_detail=detail)
+        if high - low > MOST_BRACKET:
+            measured = replace(measured, status="low_mass", score=None, score_raw=None)
     return replace(
         measured,
         raw_output=found.raw_output,
@@ -84,6 +100,31 @@ def expectation(
         input_tokens=found.input_tokens,
         output_tokens=found.output_tokens,
     )
+
+
+def score_bracket(
+    rubric: Rubric, logprobs: Sequence[float], shown: Sequence[float]
+) -> tuple[float, float]:
+    """Lowest and highest score in [0, 1] that the labels' true log-probs (nats) could give.
+
+    A label at -inf is missing among the `shown` alternatives: it is at most as likely as the least
+    likely of them, and all missing together have no more than the mass that is not shown.
+    """
+    seen = [math.exp(x) for x in logprobs]
+    most = min(map(math.exp, shown), default=0.0)
+    unseen = max(0.0, 1 - math.fsum(map(math.exp, shown)))
+    missing = sorted(v for v, p in zip(rubric.values, seen, strict=True) if p == 0)
+    weighted = math.fsum(v * p for v, p in zip(rubric.values, seen, strict=True))
+
+    def furthest(values: Sequence[float], sign: int) -> float:
+        mass, total, left = math.fsum(seen), weighted, unseen
+        for value in values:
+            share = min(most, left)
+            if sign * (value - total / mass) > 0:
+                mass, total, left = mass + share, total + value * share, left - share
+        return _share(rubric, total / mass)
+
+    return furthest(missing, -1), furthest(missing[::-1], 1)
 
 
 def folded_logprob(label: str, shown: Mapping[str, float]) -> float:

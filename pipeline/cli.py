@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline import suite_cli
 from pipeline.audit_cli import audit_app
+from pipeline.relabel_cli import relabel, replay_dead
 
 if TYPE_CHECKING:
     from pipeline.config import RunConfig
@@ -25,6 +27,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(audit_app, name="audit")
+app.command()(relabel)
+app.command()(replay_dead)
+app.command("evaluate-labeler")(suite_cli.evaluate_labeler)
+app.command("evaluate-policy")(suite_cli.evaluate_policy)
 _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 Config = Annotated[str, typer.Argument(help="a YAML file or a shipped name (demo)")]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="key.sub=value, repeatable")]
@@ -62,9 +68,14 @@ def run(
 
 
 @app.command(context_settings=_PASS_ON)
-def nightly(context: typer.Context, config: Config, sets: Sets = None) -> None:
+def nightly(
+    context: typer.Context,
+    config: Config,
+    sets: Sets = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="show the plan, do nothing")] = False,
+) -> None:
     """What a scheduler calls every night: run --next."""
-    run(context, config, rounds=None, one_more=True, sets=sets, dry_run=False)
+    run(context, config, rounds=None, one_more=True, sets=sets, dry_run=dry_run)
 
 
 @app.command(context_settings=_PASS_ON)
@@ -121,6 +132,26 @@ def evaluate(context: typer.Context, config: Config, number: Round, sets: Sets =
     from pipeline import night
 
     night.evaluate_policy(night.prepare(_load(config, sets, context.args), print), number)
+
+
+By = Annotated[str, typer.Option(help="who decides")]
+Why = Annotated[str, typer.Option(help="for what reason")]
+
+
+@app.command()
+def accept(warehouse: Warehouse, number: Round, by: By, why: Why) -> None:
+    """A person's verdict over the gate's: the next run trains on this refused round."""
+    from pipeline.decisions import ACCEPT, decide
+
+    print(decide(warehouse, number, ACCEPT, by, why))
+
+
+@app.command()
+def reject(warehouse: Warehouse, number: Round, by: By, why: Why) -> None:
+    """A person's verdict: neither training nor export uses this round."""
+    from pipeline.decisions import REJECT, decide
+
+    print(decide(warehouse, number, REJECT, by, why))
 
 
 @app.command()
@@ -220,13 +251,11 @@ def _load(config: str, sets: list[str] | None, beam_options: list[str]) -> RunCo
 def _print_plan(settings: RunConfig) -> None:
     import yaml
 
-    counts = settings.rollouts
-    print(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False), end="")
-    print(
-        f"# a round: {counts.prompts} prompts x {counts.samples} completions of at most "
-        f"{counts.max_tokens} tokens, {len(settings.labelers)} labelers; "
-        f"hold-out: {counts.holdout_prompts or 'all'} prompts x {counts.holdout_samples}"
-    )
+    from pipeline.console import print_plan
+    from pipeline.plan import plan_night
+
+    print(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
+    print_plan(plan_night(settings))
 
 
 def _finish(settings: RunConfig, timings: list[StageTiming]) -> None:

@@ -17,6 +17,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from labeling.config import LabelerConfig
+from labeling.engine_config import BedrockEngineConfig, OpenAIEngineConfig
+from labeling.gate_config import GateConfig
 from labeling.reward_config import RewardConfig
 from pipeline.config_errors import explain
 from training.config import TrainingConfig
@@ -122,13 +124,6 @@ class DeadLettersConfig(_Section):
     fail_on: float = Field(0.01, ge=0, le=1, description="share of a stage's rows")
 
 
-class GateConfig(_Section):
-    """What the labels of a night must reach before training may see them."""
-
-    min_coverage: float = Field(0.95, ge=0, le=1)
-    min_ok_rate: float = Field(0.95, ge=0, le=1)
-
-
 class RunConfig(_Section):
     """One run: a warehouse and everything that fills it."""
 
@@ -137,7 +132,7 @@ class RunConfig(_Section):
     rounds: int = Field(3, ge=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     budget_usd: float | None = Field(
-        None, gt=0, allow_inf_nan=False, description="of all remote judges in one round"
+        None, gt=0, allow_inf_nan=False, description="for the remote judges of a round together"
     )
     policy: PolicyConfig
     prompts: PromptsConfig
@@ -195,13 +190,16 @@ class RunConfig(_Section):
         return self
 
     @model_validator(mode="after")
-    def _budget_has_every_price(self) -> RunConfig:
+    def _budget_has_prices(self) -> RunConfig:
         for labeler in self.labelers if self.budget_usd is not None else ():
-            if getattr(getattr(labeler, "engine", None), "is_paid_unpriced", False):
+            engine = getattr(labeler, "engine", None)
+            if not isinstance(engine, OpenAIEngineConfig | BedrockEngineConfig):
+                continue
+            if not engine.has_price:
                 raise ValueError(
-                    f"labelers.{labeler.name}.engine.price: the model is not in the price table, "
-                    "so budget_usd cannot be kept; give {input: ..., output: ...} in USD per "
-                    "million tokens"
+                    f"labelers.{labeler.name}.engine.price: {engine.model} is not in the price "
+                    "table, so budget_usd cannot be kept; give {input: ..., output: ...} in USD "
+                    "per million tokens"
                 )
         return self
 

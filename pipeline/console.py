@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import duckdb
 
     from pipeline.night import StageTiming
+    from pipeline.plan import NightPlan
 
 # Off a terminal (cron, CI, a file) nothing may be cut to a width nobody has.
 _WIDE = 200
@@ -77,6 +78,19 @@ def print_long(relation: duckdb.DuckDBPyRelation) -> None:
             if value is not None:
                 text = textwrap.indent(format_value(value), " " * 24).lstrip()
                 print(f"{name:>22}: {text}")
+
+
+def print_plan(plan: NightPlan) -> None:
+    """The coming night, stage by stage, and what it will cost."""
+    columns = ("coming night", "rows", "calls", "input tokens", "output tokens", "USD", "")
+    print_rows(
+        columns,
+        [
+            (s.stage, s.rows, s.calls, s.input_tokens, s.output_tokens, s.usd, s.basis)
+            for s in plan.stages
+        ],
+    )
+    print(f"round {plan.round}: {plan.usd:.2f} USD to be paid, before caches and retries")
 
 
 def print_summary(con: duckdb.DuckDBPyConnection) -> None:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.config import RunConfig
+from pipeline.decisions import row_files
 from pipeline.device import choose_device
 from pipeline.labels import rollouts_key
 from pipeline.measures import (
@@ -63,13 +64,16 @@ def evaluate(config: RunConfig, round_number: int, facts: tuple[datetime, str]) 
         "evaluations": rows,
         "policy_logprobs": _reference_rows(rollouts, logprobs, reference.revision),
     }
+    replaced: list[str] = []
     if round_number > 0:
         night = night_row(config, round_number - 1, measured, facts)
         if night is not None:
             tables["rounds"] = night
+            # A round that was refused and then accepted has a row; a round has one.
+            replaced = row_files(config.warehouse, round_number - 1)
     key = f"round={round_number}/evaluation"
     # No `round=` here: the commit holds numbers of round r and the row of night r - 1.
-    publish_once(config, key, tables, round_number=None)
+    publish_once(config, key, tables, round_number=None, remove=replaced)
     return StageReport(key, made=len(measured), unit="numbers", load_seconds=load_seconds)
 
 

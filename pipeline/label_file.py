@@ -30,6 +30,7 @@ from labeling.labelers import Labeler, build_labeler
 from pipeline.config import ConfigError, RunConfig
 from pipeline.device import choose_device
 from pipeline.progress import Heartbeat, StageDisplay
+from pipeline.stage import answers_file
 from pipeline.stage_process import StageFailed, run_in_process, warm_up
 from pipeline.text_file import Subject, check_input, count_rows, read_subjects, subject_table
 from warehouse.schemas import TABLES
@@ -41,7 +42,8 @@ SCHEMA = pa.schema(
     + [field.with_nullable(True).remove_metadata() for field in _LABEL_FIELDS]
 )
 _FORMATS = (".jsonl", ".parquet")
-_LOGS, _PROGRESS, _SPENDING = "_logs", "progress", "spending.sqlite"
+READ_PROMPTS = ("judge", "reward_model")
+_LOGS, _PROGRESS = "_logs", "progress"
 _BATCH_ROWS = 2048
 
 
@@ -62,7 +64,7 @@ def label_file(
     and those of table `labels` that are not about rounds. Rows: labelers in the order of the
     configuration, texts in that of the file. Raises ConfigError, StageFailed.
     """
-    labelers = _chosen(config, names)
+    labelers = chosen_labelers(config, names)
     _check_output(source, out)
     check_input(source)
     device = choose_device(config.device)
@@ -90,7 +92,7 @@ def _work_folder(out: Path) -> Iterator[Path]:
         raise StageFailed(f"{reason}\n{out} is not written.") from error
     finally:
         if keep_logs:
-            for part in (*work.glob("labels-*"), *work.glob(f"{_SPENDING}*")):
+            for part in work.glob("labels-*"):
                 part.unlink()
             shutil.rmtree(work / _PROGRESS, ignore_errors=True)
         else:
@@ -118,7 +120,8 @@ def check_use(
     return chosen
 
 
-def _chosen(config: RunConfig, names: Sequence[str]) -> list[LabelerConfig]:
+def chosen_labelers(config: RunConfig, names: Sequence[str]) -> list[LabelerConfig]:
+    """The labelers of these names (none: all), in the configuration's order. Raises ConfigError."""
     known = [labeler.name for labeler in config.labelers]
     unknown = sorted(set(names) - set(known))
     if unknown:
@@ -173,7 +176,11 @@ def label_texts(
         labeler,
         device=choose_device(config.device),
         resolve=functools.partial(resolve, config, progress=show_building),
-        paid=PaidWork(spending=work / _SPENDING, budget_usd=config.budget_usd),
+        paid=PaidWork(
+            answers=answers_file(None),
+            spending=work / "spending.sqlite",
+            budget_usd=config.budget_usd,
+        ),
     )
     for path in folder.glob("progress-*.json"):  # steps of a model are no rows of the file
         path.unlink()
@@ -190,7 +197,7 @@ def label_texts(
 
 def label_shard(labeler: Labeler, subjects: list[Subject], heartbeat: Heartbeat) -> pa.Table:
     """One row of SCHEMA per subject, in order: the labeler's label, or status error."""
-    if labeler.identity.kind == "judge":
+    if labeler.identity.kind in READ_PROMPTS:
         subjects = [_with_prompt(subject) for subject in subjects]
     good = [subject for subject in subjects if subject.problem is None]
     bad = [subject for subject in subjects if subject.problem is not None]
@@ -210,10 +217,11 @@ def label_shard(labeler: Labeler, subjects: list[Subject], heartbeat: Heartbeat)
 
 
 def _with_prompt(subject: Subject) -> Subject:
-    """A judge reads prompt and completion: a bare text is one it cannot judge."""
+    """Judges and reward models read prompt and completion: a bare text is not for them."""
     if subject.problem is not None or subject.messages is not None:
         return subject
-    problem = f"{subject.place}: a judge needs prompt and completion, this row has text only"
+    why = "judges and reward models need prompt and completion; this row is a text"
+    problem = f"{subject.place}: {why}"
     return subject._replace(problem=problem)
 
 

@@ -1,7 +1,8 @@
 """Stage: rollouts -> labels, one Beam stage and one commit per labeler, in the one shape.
 
 A label that fails is a row with a status and no score, so every rollout of the shard gets its row;
-only a dead backend stops the stage. Not here: how a text is scored (labeling).
+only a dead backend stops the stage. Train labels come with the night's sentinels, scored by the
+same loaded labeler. Not here: how a text is scored (labeling).
 """
 
 from __future__ import annotations
@@ -20,17 +21,21 @@ from pipeline.device import choose_device
 from pipeline.policies import resolve
 from pipeline.progress import Heartbeat
 from pipeline.publishing import StageReport, publish_once, publish_stage
+from pipeline.sentinels import sentinel_set
 from pipeline.stage import (
+    Manifest,
     ShardResult,
     StageSpec,
+    answers_file,
     run_stage,
-    spending_file,
     split_rows,
+    staged_rows,
     staging_folder,
 )
 from warehouse import schemas
 from warehouse.catalog import read_table
 from warehouse.ledger import Ledger
+from warehouse.publish import read_staged
 from warehouse.store import open_store
 
 _SUBJECT_COLUMNS = ["rollout_id", "round", "prompt_id", "completion", "completion_sha256"]
@@ -60,8 +65,41 @@ def label(config: RunConfig, round_number: int, purpose: str, name: str) -> Stag
     if Ledger(open_store(config.warehouse)).find(key):
         return StageReport(key)
     subjects = read_subjects(config.warehouse, round_number, purpose)
-    identity = sha256_of([key, subjects["completion_sha256"].to_pylist()])
     stage = f"round={round_number}/{'train' if purpose == 'train' else 'eval'}-labels-{name}"
+    sentinels = sentinel_set(config, labeler) if purpose == "train" else None
+    if sentinels is None:
+        spec, manifests = label_subjects(config, labeler, stage, key, subjects)
+        return publish_stage(config, spec, manifests, "labels", key=key, round_number=round_number)
+    # A shard of their own: scored by the same loaded labeler, resumable, in the same commit.
+    known = sentinels.subjects(labeler.criterion, round_number).select(subjects.column_names)
+    known = known.cast(subjects.schema)
+    spec, (*manifests, last) = label_subjects(config, labeler, stage, key, subjects, known)
+    found = read_staged(staged_rows(spec, [last], "rows"), "labels")
+    publish_once(
+        config,
+        f"templates/{sentinels.sha256[:16]}",
+        {"templates": sentinels.template_rows()},
+        round_number=None,
+    )
+    tables = {"sentinels": sentinels.rows(labeler.criterion, found)}
+    return publish_stage(
+        config, spec, manifests, "labels", key=key, round_number=round_number, extra=tables
+    )
+
+
+def label_subjects(
+    config: RunConfig,
+    labeler: LabelerConfig,
+    stage: str,
+    key: str,
+    subjects: pa.Table,
+    last_shard: pa.Table | None = None,
+) -> tuple[StageSpec, list[Manifest]]:
+    """Labels these rows into the staging folder of the work `key`; nothing is published."""
+    texts = [
+        rows["completion_sha256"].to_pylist() for rows in (subjects, last_shard) if rows is not None
+    ]
+    identity = sha256_of([key, *texts])
     spec = StageSpec(
         name=stage,
         folder=staging_folder(config.warehouse, stage, identity),
@@ -69,11 +107,10 @@ def label(config: RunConfig, round_number: int, purpose: str, name: str) -> Stag
         unit="labels",
         beam=config.beam,
     )
-    settings = LabelerSettings(config, labeler, spending_file(config.warehouse, stage))
-    make = functools.partial(LabelWorker, settings)
+    round_number = subjects["round"][0].as_py() if subjects.num_rows else 0
+    make = functools.partial(LabelWorker, LabelerSettings(config, labeler, round_number))
     shards = split_rows(subjects, config.beam.shard_rows)
-    manifests = run_stage(spec, shards, make)
-    return publish_stage(config, spec, manifests, "labels", key=key, round_number=round_number)
+    return spec, run_stage(spec, shards if last_shard is None else [*shards, last_shard], make)
 
 
 def read_subjects(root: str, round_number: int, purpose: str) -> pa.Table:
@@ -87,13 +124,19 @@ def read_subjects(root: str, round_number: int, purpose: str) -> pa.Table:
     return rollouts.join(prompts, keys="prompt_id", join_type="inner").sort_by("rollout_id")
 
 
+def spending_file(root: str, round_number: int) -> Path:
+    """Where the workers of all labelers of a round keep their limits; a resumed night counts on."""
+    name = f"spending-round={round_number}.sqlite"
+    return staging_folder(root, "spending", "").with_name(name)
+
+
 @dataclass(frozen=True)
 class LabelerSettings:
     """Everything a label worker needs; picklable."""
 
     config: RunConfig
     labeler: LabelerConfig
-    spending: Path
+    round_number: int
 
 
 class LabelWorker:
@@ -105,7 +148,11 @@ class LabelWorker:
             settings.labeler,
             device=choose_device(config.device),
             resolve=functools.partial(resolve, config),
-            paid=PaidWork(spending=settings.spending, budget_usd=config.budget_usd),
+            paid=PaidWork(
+                answers=answers_file(config.warehouse),
+                spending=spending_file(config.warehouse, settings.round_number),
+                budget_usd=config.budget_usd,
+            ),
         )
         templates = self._labeler.template_rows()
         for row in templates.to_pylist():

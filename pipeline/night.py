@@ -21,6 +21,7 @@ from pathlib import Path
 
 from pipeline import stages
 from pipeline.config import RunConfig
+from pipeline.decisions import awaits_training
 from pipeline.device import choose_device, choose_engine
 from pipeline.progress import StageDisplay
 from pipeline.publishing import StageReport
@@ -96,12 +97,14 @@ def run_rounds(config: RunConfig, rounds: int | None, say: Callable[[str], None]
     """Brings the warehouse to `rounds` rounds in all (None: one more than it has)."""
     run = prepare(config, say)
     evaluate_policy(run, 0)
-    wanted = rounds if rounds is not None else next_round(config.warehouse) + 1
-    while (number := next_round(config.warehouse)) < wanted:
+    wanted = rounds if rounds is not None else next_round(config) + 1
+    while (number := next_round(config)) < wanted:
         if is_stopped(config.warehouse):
             say("The stop rule holds (evaluation.stop_below): no further round is needed.")
             break
         night(run, number)
+        if run.exit_code == REFUSED:  # a person looks first; the next night would build on nothing
+            break
     return run
 
 
@@ -169,10 +172,23 @@ def _kind(purpose: str) -> str:
     return "train" if purpose == "train" else "eval"
 
 
-def next_round(root: str) -> int:
-    """The number of the next night: rounds always advance, whatever came of the last."""
-    rows = read_table(root, "rounds", columns=["round"])["round"].to_pylist()
-    return max(rows, default=-1) + 1
+def next_round(config: RunConfig) -> int:
+    """The number of the next night: rounds advance, whatever came of the last.
+
+    But for a last one that is open again: a person accepted it, or its refused labels are not the
+    ones that the configuration asks for now.
+    """
+    rows = read_table(config.warehouse, "rounds", columns=["round", "status"]).to_pylist()
+    if not rows:
+        return 0
+    last = max(rows, key=lambda row: row["round"])
+    number = int(last["round"])
+    is_open = last["status"] == "accepted" and awaits_training(config.warehouse, number)
+    if last["status"] == "refused":
+        from pipeline.gate import is_reopened
+
+        is_open = is_reopened(config, number)
+    return number if is_open else number + 1
 
 
 def is_stopped(root: str) -> bool:

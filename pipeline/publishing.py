@@ -77,8 +77,12 @@ def publish_once(
     round_number: int | None,
     config_sha256: str = "",
     meta: Mapping[str, str] | None = None,
+    remove: Sequence[str] = (),
 ) -> bool:
-    """Publishes unless the key is there already; True if this call did it."""
+    """Publishes unless the key is there already; True if this call did it.
+
+    `remove`: live files whose rows these replace.
+    """
     try:
         publish(
             config.warehouse,
@@ -88,6 +92,7 @@ def publish_once(
             code_version=code_version(),
             config_sha256=config_sha256 or sha256_of(config.model_dump(mode="json")),
             meta=dict(meta or {}),
+            remove=remove,
         )
     except AlreadyPublished:
         return False

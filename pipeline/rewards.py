@@ -1,14 +1,10 @@
-"""Stage: labels -> rewards, after the gate has looked at the labels.
+"""Stage: labels -> rewards, after the gate has looked at the labels (gate.py).
 
-The gate of the spine asks two things of every required labeler: that it labelled the round
-(coverage) and that its labels are usable (ok rate). A round that fails is stored, marked and not
-trained on. Rewards are a join: the recipe's affine map is fitted once, on round 0's hold-out, and
-is immutable from then on.
+Rewards are a join: the recipe's affine map is fitted once, on round 0's hold-out, and is immutable
+from then on.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -25,17 +21,7 @@ from pipeline.labels import labels_key, revision_of, rollouts_key
 from pipeline.publishing import StageReport, publish_once
 from warehouse.catalog import read_table
 from warehouse.ledger import Ledger
-from warehouse.schemas import SCORED_STATUSES
 from warehouse.store import WarehouseError, open_store
-
-
-@dataclass(frozen=True)
-class GateVerdict:
-    """Whether a round's labels may be trained on, and if not, why."""
-
-    is_accepted: bool
-    reason: str
-    label_set_sha256: str
 
 
 def round_labels(config: RunConfig, round_number: int, purpose: str) -> pa.Table:
@@ -46,32 +32,6 @@ def round_labels(config: RunConfig, round_number: int, purpose: str) -> pa.Table
     ]
     labels = read_table(config.warehouse, "labels", rounds=[round_number], keys=keys)
     return labels.filter(pc.field("is_final"))
-
-
-def gate(config: RunConfig, round_number: int) -> GateVerdict:
-    """Coverage and ok rate of every required labeler on the round's train rollouts."""
-    rollouts = read_table(
-        config.warehouse,
-        "rollouts",
-        rounds=[round_number],
-        columns=["rollout_id"],
-        keys=[rollouts_key(round_number, "train")],
-    ).num_rows
-    labels = round_labels(config, round_number, "train")
-    reasons = []
-    for labeler in config.labelers:
-        if not labeler.required:
-            continue
-        statuses = labels.filter(pc.field("labeler") == labeler.name)["status"]
-        ok = pc.sum(pc.is_in(statuses, pa.array(SCORED_STATUSES))).as_py() or 0
-        coverage, ok_rate = len(statuses) / max(rollouts, 1), ok / max(len(statuses), 1)
-        if coverage < config.gate.min_coverage:
-            reasons.append(f"{labeler.name}: coverage {coverage:.3f}")
-        if ok_rate < config.gate.min_ok_rate:
-            counts = {c["values"]: c["counts"] for c in statuses.value_counts().to_pylist()}
-            reasons.append(f"{labeler.name}: ok rate {ok_rate:.3f} {counts}")
-    identity = sha256_of(sorted(labels["label_id"].to_pylist()))
-    return GateVerdict(not reasons, "; ".join(reasons), identity)
 
 
 def reward(config: RunConfig, round_number: int) -> StageReport:

@@ -25,7 +25,14 @@ from pipeline.policies import candidate_policy, policy_of_round
 from pipeline.progress import Heartbeat
 from pipeline.prompts import MalformedPrompt, check_messages, prompts_of_round
 from pipeline.publishing import StageReport, publish_stage
-from pipeline.stage import ShardResult, StageSpec, run_stage, split_rows, staging_folder
+from pipeline.stage import (
+    Manifest,
+    ShardResult,
+    StageSpec,
+    run_stage,
+    split_rows,
+    staging_folder,
+)
 from warehouse.catalog import read_table
 from warehouse.ledger import Ledger
 from warehouse.schemas import table_from_rows
@@ -37,10 +44,19 @@ _PLAIN_TURN = {"user": "\n\nHuman: ", "assistant": "\n\nAssistant: ", "system": 
 
 def generate(config: RunConfig, round_number: int, purpose: str) -> StageReport:
     """Samples and publishes the round's rollouts of one purpose (`train` or `holdout`)."""
+    key = f"round={round_number}/{_key(purpose)}"
+    prompts = plan_prompts(config, round_number, purpose)
+    spec, manifests = sample_prompts(config, round_number, purpose, key, prompts)
+    return publish_stage(config, spec, manifests, "rollouts", key=key, round_number=round_number)
+
+
+def sample_prompts(
+    config: RunConfig, round_number: int, purpose: str, key: str, prompts: pa.Table
+) -> tuple[StageSpec, list[Manifest]]:
+    """Samples these prompts into the staging folder of the work `key`; nothing is published."""
     # Training data comes from the promoted policy, hold-out numbers from the one to be judged.
     choose = policy_of_round if purpose == "train" else candidate_policy
     policy = choose(config, round_number)
-    prompts = plan_prompts(config, round_number, purpose)
     samples = config.rollouts.samples if purpose == "train" else config.rollouts.holdout_samples
     settings = SamplerSettings(
         engine=choose_engine(config.rollouts.engine),
@@ -52,7 +68,7 @@ def generate(config: RunConfig, round_number: int, purpose: str) -> StageReport:
         round=round_number,
         rollouts=config.rollouts,
     )
-    identity = sha256_of([_identity(settings), prompts["prompt_id"].to_pylist()])
+    identity = sha256_of([key, _identity(settings), prompts["prompt_id"].to_pylist()])
     name = f"round={round_number}/{_key(purpose)}"
     spec = StageSpec(
         name=name,
@@ -62,8 +78,7 @@ def generate(config: RunConfig, round_number: int, purpose: str) -> StageReport:
         beam=config.beam,
     )
     shards = split_rows(prompts, config.beam.shard_rows)
-    manifests = run_stage(spec, shards, functools.partial(RolloutWorker, settings))
-    return publish_stage(config, spec, manifests, "rollouts", key=name, round_number=round_number)
+    return spec, run_stage(spec, shards, functools.partial(RolloutWorker, settings))
 
 
 def _key(purpose: str) -> str:

@@ -59,6 +59,7 @@ class ShardWorker(Protocol):
 # Freeing an engine costs over a second and frees nothing that the end of the stage's process, which
 # comes next, does not free: so workers are kept to that end.
 _KEPT: list[ShardWorker] = []
+_REASON = "reason-{}.txt"
 
 
 @dataclass(frozen=True)
@@ -93,21 +94,27 @@ class StageSpec:
         return self.folder / f"{kind}-{shard}.{suffix}"
 
 
-def staging_folder(root: str, name: str, identity: str) -> Path:
-    """`<warehouse>/_staging/<name>-<hash>`; for a remote warehouse the user's cache holds it."""
-    return _local_base(root) / "_staging" / f"{name.replace('/', '-')}-{identity[:16]}"
+def user_cache() -> Path:
+    """The folder for what no warehouse holds: `ROUNDHOUSE_CACHE`, or one under the user's home."""
+    return Path(os.environ.get("ROUNDHOUSE_CACHE") or Path.home() / ".cache" / "roundhouse")
 
 
-def spending_file(root: str, stage: str) -> Path:
-    """What a round's remote judges have spent together; `stage` begins with the round's name."""
-    return _local_base(root) / "_spending" / f"{stage.partition('/')[0]}.sqlite"
-
-
-def _local_base(root: str) -> Path:
+def local_folder(root: str) -> Path:
+    """Where a warehouse keeps what stays on this machine: itself, or for a remote one the cache."""
     if "://" not in root:
         return Path(root)
-    cache = os.environ.get("ROUNDHOUSE_CACHE") or str(Path.home() / ".cache" / "roundhouse")
-    return Path(cache) / hashlib.sha256(root.encode()).hexdigest()[:16]
+    return user_cache() / hashlib.sha256(root.encode()).hexdigest()[:16]
+
+
+def staging_folder(root: str, name: str, identity: str) -> Path:
+    """`_staging/<name>-<hash>` in the warehouse's folder on this machine."""
+    return local_folder(root) / "_staging" / f"{name.replace('/', '-')}-{identity[:16]}"
+
+
+def answers_file(root: str | None) -> Path:
+    """What remote judges have answered on this machine, by warehouse; None: outside of any."""
+    folder = user_cache() if root is None else local_folder(root)
+    return folder / "_cache" / "answers.sqlite"
 
 
 def split_rows(rows: pa.Table, shard_rows: int) -> list[pa.Table]:
@@ -120,8 +127,8 @@ def run_stage(
 ) -> list[Manifest]:
     """Brings every shard to its manifest, skipping the finished; returns all manifests in order.
 
-    `make_worker` must be picklable: it is called in Beam's worker process. Raises StageError when
-    a shard's rows do not add up, and whatever a dead engine raises.
+    `make_worker` must be picklable: it is called in Beam's worker process. Raises StageError with
+    the reason when a shard's rows do not add up or an engine is dead.
     """
     spec.folder.mkdir(parents=True, exist_ok=True)
     names = [f"{i:05d}" for i in range(len(shards))]
@@ -134,12 +141,20 @@ def run_stage(
 
         from pipeline.runners import beam_options
 
-        with beam.Pipeline(options=beam_options(spec.beam)) as pipeline:
-            _ = (
-                pipeline
-                | "shards" >> beam.Create(todo, reshuffle=spec.beam.workers > 1)
-                | "work" >> beam.ParDo(_shard_do_fn(spec, make_worker))
-            )
+        for reason in spec.folder.glob(_REASON.format("*")):
+            reason.unlink()
+        try:
+            with beam.Pipeline(options=beam_options(spec.beam)) as pipeline:
+                _ = (
+                    pipeline
+                    | "shards" >> beam.Create(todo, reshuffle=spec.beam.workers > 1)
+                    | "work" >> beam.ParDo(_shard_do_fn(spec, make_worker))
+                )
+        except Exception as error:
+            reasons = sorted(spec.folder.glob(_REASON.format("*")))
+            if not reasons:
+                raise
+            raise StageError(f"{spec.name}: {reasons[0].read_text()}") from error
     manifests = [_finished(spec, name) for name in names]
     missing = [n for n, m in zip(names, manifests, strict=True) if m is None]
     if missing:
@@ -175,16 +190,28 @@ def _shard_do_fn(spec: StageSpec, make_worker: Callable[[], ShardWorker]) -> bea
 
         def setup(self) -> None:
             started = time.monotonic()
-            self._worker = make_worker()
+            with _reason_kept(spec, "start"):
+                self._worker = make_worker()
             _KEPT.append(self._worker)
             self._load_seconds = time.monotonic() - started
 
         def process(self, shard: str) -> Iterator[str]:
-            manifest = _process_shard(spec, shard, self._worker, self._load_seconds)
+            with _reason_kept(spec, shard):
+                manifest = _process_shard(spec, shard, self._worker, self._load_seconds)
             self._load_seconds = 0.0  # counted once per process
             yield json.dumps(asdict(manifest))
 
     return ShardDoFn()
+
+
+@contextlib.contextmanager
+def _reason_kept(spec: StageSpec, name: str) -> Iterator[None]:
+    """Writes down what ended the stage: Beam hands on a traceback, whose reader wants a line."""
+    try:
+        yield
+    except Exception as error:
+        write_atomically(spec.folder / _REASON.format(name), f"{type(error).__name__}: {error}")
+        raise
 
 
 def _process_shard(

@@ -81,6 +81,31 @@ def label(config: RunConfig, round_number: int, purpose: str, labeler: str) -> S
     return alone(config, name, None, lambda: labels.label(config, round_number, purpose, labeler))
 
 
+def relabel_failed(
+    config: RunConfig, round_number: int, purpose: str, labeler: str, statuses: tuple[str, ...]
+) -> StageReport:
+    """One labeler's failed labels -> new attempts."""
+    from pipeline import replay_stages
+    from pipeline.labels import rollouts_key
+
+    name = f"{rollouts_key(round_number, purpose)}-{labeler}"  # the lock of `label`
+    return alone(
+        config,
+        name,
+        None,
+        lambda: replay_stages.relabel_failed(config, round_number, purpose, labeler, statuses),
+    )
+
+
+def resample(config: RunConfig, round_number: int, purpose: str) -> StageReport:
+    """Refused prompts -> rollouts."""
+    from pipeline import replay_stages
+    from pipeline.labels import rollouts_key
+
+    key = rollouts_key(round_number, purpose)
+    return alone(config, key, None, lambda: replay_stages.resample(config, round_number, purpose))
+
+
 def accept_and_reward(
     config: RunConfig, round_number: int, facts: tuple[datetime, str]
 ) -> StageReport:
@@ -92,9 +117,9 @@ def accept_and_reward(
 def _accept_and_reward(
     config: RunConfig, round_number: int, facts: tuple[datetime, str]
 ) -> StageReport:
-    from pipeline import rewards, verdict
+    from pipeline import gate, rewards, verdict
 
-    judged = rewards.gate(config, round_number)
+    judged = gate.gate(config, round_number)
     if judged.is_accepted:
         return rewards.reward(config, round_number)
     label_set = judged.label_set_sha256

@@ -1,6 +1,6 @@
 """The verdict on a night: its `rounds` row, with promotion, stop rule and the next KL coefficient.
 
-Not here: the gate before training (rewards.py) and the numbers themselves (evaluation.py).
+Not here: the gate before training (gate.py) and the numbers themselves (evaluation.py).
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 import pyarrow as pa
 
 from pipeline.config import RunConfig, sha256_of
+from pipeline.decisions import round_row, row_files
+from pipeline.gate import acceptance_key
 from pipeline.measures import Measured
 from pipeline.policies import base_policy, policy_of_round
 from pipeline.publishing import StageReport, code_version, publish_once
@@ -59,17 +61,21 @@ def night_row(
     )
     before = policy_of_round(config, round_number).revision
     coefficient = kl_coefficient(config, round_number)
-    row = _row(config, round_number, facts) | {
-        "status": "completed" if is_promoted else "rejected",
-        "reason": reason,
-        "is_stopped": bool(below and is_promoted),
-        "policy_revision_in": before,
-        "policy_revision_out": training.meta["policy_revision"] if is_promoted else before,
-        "training_run_id": training.meta["training_run_id"],
-        "recipe_sha256": training.meta["recipe_sha256"],
-        "kl_coefficient_in": coefficient,
-        "kl_coefficient_out": adapt_kl_coefficient(coefficient, kl, config.training.kl_target),
-    }
+    row = (
+        _decided(config, round_number)
+        | _row(config, round_number, facts)
+        | {
+            "status": "completed" if is_promoted else "rejected",
+            "reason": reason,
+            "is_stopped": bool(below and is_promoted),
+            "policy_revision_in": before,
+            "policy_revision_out": training.meta["policy_revision"] if is_promoted else before,
+            "training_run_id": training.meta["training_run_id"],
+            "recipe_sha256": training.meta["recipe_sha256"],
+            "kl_coefficient_in": coefficient,
+            "kl_coefficient_out": adapt_kl_coefficient(coefficient, kl, config.training.kl_target),
+        }
+    )
     return table_from_rows("rounds", [row])
 
 
@@ -88,10 +94,21 @@ def refuse(
         "kl_coefficient_in": coefficient,
         "kl_coefficient_out": coefficient,
     }
-    key = f"round={round_number}/acceptance/{label_set[:16]}"
-    rounds = table_from_rows("rounds", [row])
-    publish_once(config, key, {"rounds": rounds}, round_number=round_number)
+    key = acceptance_key(round_number, label_set)
+    publish_once(
+        config,
+        key,
+        {"rounds": table_from_rows("rounds", [row])},
+        round_number=round_number,
+        remove=row_files(config.warehouse, round_number),
+    )
     return StageReport(key, notes={"refused": reason})
+
+
+def _decided(config: RunConfig, round_number: int) -> dict[str, object]:
+    """A person's verdict on the round, which its final row goes on carrying."""
+    row = round_row(config.warehouse, round_number) or {}
+    return {name: row.get(name) for name in ("decided_by", "decided_why", "decided_at")}
 
 
 def _row(config: RunConfig, round_number: int, facts: tuple[datetime, str]) -> dict[str, object]:

@@ -123,8 +123,8 @@ def read_table(
 ) -> pa.Table:
     """The live rows of `table` with page checksums verified, columns in schema order.
 
-    `keys` restricts to files added under these ledger keys. Raises CorruptFile naming a damaged or
-    missing file, WarehouseError for an unknown table, column or key.
+    `keys` restricts to the work of these ledger keys (Ledger.files_of). Raises CorruptFile naming a
+    damaged or missing file, WarehouseError for an unknown table, column or key.
     """
     if table not in TABLES:
         raise WarehouseError(f"no table {table}; there are: {', '.join(TABLES)}")
@@ -135,10 +135,10 @@ def read_table(
     if columns is not None:
         schema = pa.schema([field for field in schema if field.name in columns])
     ledger = Ledger(open_store(root, read_only=True))
-    files = ledger.files(as_of, table, rounds)
-    if keys is not None:
-        wanted = _paths_of_keys(root, ledger, as_of, keys)
-        files = [file for file in files if file.path in wanted]
+    if keys is None:
+        files = ledger.files(as_of, table, rounds)
+    else:
+        files = ledger.files_of(keys, as_of, table, rounds)
     return pa.concat_tables(
         [schema.empty_table(), *(_read_file(Path(root), file, schema) for file in files)]
     )
@@ -194,16 +194,6 @@ def _first_comment(sql: str) -> str:
 
 def _quote(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
-
-
-def _paths_of_keys(
-    root: str | Path, ledger: Ledger, as_of: int | None, keys: Sequence[str]
-) -> set[str]:
-    commits = {commit.key: commit for commit in ledger.commits(as_of)}
-    missing = sorted(set(keys) - set(commits))
-    if missing:
-        raise WarehouseError(f"{root}: nothing is published under {missing[0]}")
-    return {file.path for key in keys for file in commits[key].add}
 
 
 def _read_file(root: Path, file: LiveFile, schema: pa.Schema) -> pa.Table:

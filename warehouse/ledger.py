@@ -126,6 +126,31 @@ class Ledger:
             if table in (None, file.table) and (rounds is None or file.round in rounds)
         ]
 
+    def files_of(
+        self,
+        keys: Sequence[str],
+        as_of: int | None = None,
+        table: str | None = None,
+        rounds: Sequence[int | None] | None = None,
+    ) -> list[LiveFile]:
+        """The live files that are the work of these keys, in the order of their commits.
+
+        They were added under a key or by a commit that says in its `meta` that it `amends` one: a
+        part of the work done again, its old file removed in the same commit. Raises WarehouseError
+        for a key that is not in the ledger.
+        """
+        commits = self.commits(as_of)
+        missing = sorted(set(keys) - {commit.key for commit in commits})
+        if missing:
+            raise WarehouseError(f"{self._store.root}: nothing is published under {missing[0]}")
+        paths = {
+            file.path
+            for commit in commits
+            if commit.key in keys or commit.meta.get("amends") in keys
+            for file in commit.add
+        }
+        return [file for file in self.files(as_of, table, rounds) if file.path in paths]
+
     def append(
         self,
         key: str,

@@ -84,6 +84,7 @@ def write_report(root: str | Path, out: Path, as_of: int | None = None) -> Path:
         coverage=_rows(con, "from label_coverage"),
         costs=_rows(con, "from round_costs where input_tokens is not null or cost_usd is not null"),
         rounds=_rows(con, "from rounds order by round"),
+        sentinels=_rows(con, "from sentinel_checks"),
         tables=_files_by_table(ledger.files(len(commits) - 1)),
         code_versions=sorted({commit.code_version for commit in commits} - {""}),
     )

@@ -3,8 +3,7 @@
 Each table states its grain (what one row is), its key, its sort order and its row-group size. Field
 ids are stable and never reused (add columns at the end), so readers can follow a rename. Columns
 marked volatile differ between two equal nights by nature (times, latencies, worker); "the same
-tables" means all other columns, sorted.
-Not here: how rows reach a file (publish.py) or a query (catalog.py).
+tables" means all others, sorted. Not here: how rows reach a file (publish.py), views (catalog.py).
 """
 
 from __future__ import annotations
@@ -71,14 +70,9 @@ def _schema(columns: str) -> pa.Schema:
     fields = []
     for number, column in enumerate(columns.split(","), start=1):
         name, kind = column.split()
-        fields.append(
-            pa.field(
-                name,
-                _TYPES[kind.rstrip("?")],
-                nullable=kind.endswith("?"),
-                metadata={"PARQUET:field_id": str(number)},
-            )
-        )
+        about = {"PARQUET:field_id": str(number)}
+        is_nullable = kind.endswith("?")
+        fields.append(pa.field(name, _TYPES[kind.rstrip("?")], is_nullable, about))
     return pa.schema(fields)
 
 
@@ -149,13 +143,15 @@ _ALL = [
         stop_reason str?, window_count i16?, input_tokens i32?, output_tokens i32?,
         cached_input_tokens i32?, is_usage_estimated bool?, cost_usd f64?, price_table_version str?,
         latency_ms f64?, queue_ms f64?, retries i16?, request_id str?, provider_region str?,
-        service_tier str?, code_version str?, worker str?, labeled_at time, is_cached bool?,
-        is_consistent bool?
+        service_tier str?, code_version str?, worker str?, labeled_at time,
+        is_cached bool?, is_consistent bool?
         """
         ),
         key=("label_id",),
         sort=("labeler", "rollout_id", "sample_index", "attempt"),
-        volatile=_words("latency_ms queue_ms retries request_id worker labeled_at is_cached"),
+        volatile=_words(
+            "latency_ms queue_ms retries request_id worker labeled_at is_cached cost_usd"
+        ),
         dictionary=_words(
             "labeler revision kind role family criterion principle mode pair_order model "
             "model_revision tokenizer_sha256 label_map_sha256 backend backend_version device "

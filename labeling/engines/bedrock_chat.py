@@ -21,7 +21,7 @@ from labeling.engine_config import BedrockEngineConfig
 from labeling.engines.chat import ChatAnswer, ChatRequest
 from labeling.engines.dispatch import Call, Dispatcher, Limits
 from labeling.engines.failures import REFUSES_EVERYBODY, CallFailed, http_failure
-from labeling.engines.prices import Price
+from labeling.engines.prices import Budget, Price
 from labeling.label import LabelingError
 
 _STATUSES = {
@@ -58,8 +58,13 @@ class BedrockChatEngine:
         """See ChatEngine.complete."""
         return self._dispatcher.complete(requests, self._session, done)
 
+    @property
+    def budget(self) -> Budget:
+        """Of this engine, for whoever spends from it too."""
+        return self._dispatcher.budget
+
     def close(self) -> None:
-        """Closes the connections."""
+        """Closes the connections; leaves the shared limits."""
         self._client.close()
         self._dispatcher.close()
 
@@ -80,7 +85,7 @@ class BedrockChatEngine:
         from botocore import exceptions, parsers
 
         try:
-            response = self._client.converse(**_arguments(self.model, request))
+            response = self._client.converse(**converse_arguments(self.model, request))
         except exceptions.ClientError as error:
             raise self._refusal(error.response) from error
         except exceptions.ReadTimeoutError as error:
@@ -96,7 +101,7 @@ class BedrockChatEngine:
             raise CallFailed("error", name, str(error), is_retryable=False) from error
         except exceptions.BotoCoreError as error:  # what is left is about credentials and region
             raise LabelingError(f"{self._where()}: {error}") from error
-        return _answer(request.key, self.model, response)
+        return converse_answer(request.key, self.model, response)
 
     def _refusal(self, response: Any) -> Exception:
         """A LabelingError where every call would meet the same, else the failure of this one."""
@@ -153,7 +158,7 @@ def _lost_connection(error: Exception) -> CallFailed:
     )
 
 
-def _arguments(model: str, request: ChatRequest) -> dict[str, Any]:
+def converse_arguments(model: str, request: ChatRequest) -> dict[str, Any]:
     """Of Converse, which has the system's messages apart. Raises LabelingError."""
     if request.temperature > 1:
         raise LabelingError(f"Bedrock takes temperatures up to 1, not {request.temperature:g}")
@@ -181,7 +186,7 @@ def _arguments(model: str, request: ChatRequest) -> dict[str, Any]:
     return arguments
 
 
-def _answer(key: str, model: str, response: dict[str, Any]) -> ChatAnswer:
+def converse_answer(key: str, model: str, response: dict[str, Any]) -> ChatAnswer:
     """`input_tokens` counts what came from a cache too, as other endpoints do."""
     blocks = response.get("output", {}).get("message", {}).get("content", [])
     reason, usage = response.get("stopReason"), response.get("usage", {})

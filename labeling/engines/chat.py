@@ -18,6 +18,7 @@ class ChatRequest:
 
     `messages` have role (system, user, assistant) and content; `schema` asks for JSON that fits
     it; `top_logprobs` asks for that many alternatives of the first token, where offered.
+    `occasion` is not sent: a kept answer is reused for the same occasion only.
     """
 
     key: str
@@ -27,6 +28,7 @@ class ChatRequest:
     seed: int | None = None
     schema: Mapping[str, Any] | None = None
     top_logprobs: int | None = None
+    occasion: str | None = None
 
 
 @dataclass(frozen=True)
@@ -34,10 +36,12 @@ class ChatAnswer:
     """What came back of one call, after its retries.
 
     `status`: ok (there is text, whatever it says), empty, truncated (cut off by max_tokens; the
-    text is what there is), filtered, timeout, throttled, error. Only `ok` may be read for a score.
+    text is what there is), filtered, timeout, throttled, too_long, error. Only `ok` has a score.
+    `service_tier`: what was paid for, where the endpoint has several and says which (batch).
     Token counts are the endpoint's; None where it said nothing. `first_token_logprobs`: token text
-    -> log-probability in nats, None where not offered. Seconds are wall time: `seconds` of the last
-    attempt, `queued_seconds` all that was waited for before it (slots, budget, backoff).
+    -> log-probability in nats, None where not offered. `is_cached`: paid for by an earlier call
+    (answer_cache.py), whose usage, model and request id these are. Seconds are wall time: `seconds`
+    of the last attempt, `queued_seconds` all waiting before it (slots, budget, backoff).
     """
 
     key: str
@@ -52,11 +56,13 @@ class ChatAnswer:
     price_table_version: str | None = None
     model: str | None = None
     request_id: str | None = None
+    is_cached: bool = False
     error_type: str | None = None
     error_message: str | None = None
     retries: int = 0
     seconds: float = 0.0
     queued_seconds: float = 0.0
+    service_tier: str | None = None
 
 
 @dataclass(frozen=True)

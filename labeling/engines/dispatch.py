@@ -3,34 +3,31 @@
 Per call, in this order: a slot, the budget, the rate of tokens, the wire. A call in backoff holds
 none of them. A fixed crew of tasks, a few per slot, draws from the requests, so memory does not
 grow with their number; when the whole crew is in backoff the endpoint gets its rest. Limits are
-those of one process, or of all that share a file (shared_limits.py).
-Not here: what a call looks like (openai_chat.py, bedrock_chat.py), which errors mean what
-(failures.py), arithmetic of money and rates (prices.py), a cache.
+those of one process, or of all that share an account's file (shared_limits.py). Not here: what a
+call looks like (openai_chat.py, bedrock_chat.py), which errors mean what (failures.py), when a call
+is sent again (retries.py), arithmetic of money and rates (prices.py), a cache.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from typing import cast
 
-from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt
-
 from labeling.engines.chat import BudgetSpent, ChatAnswer, ChatRequest
 from labeling.engines.failures import CallFailed
 from labeling.engines.prices import Budget, Price, TokenRate, likely_tokens
-from labeling.engines.retrying import CallTimes, backoff
-from labeling.engines.shared_limits import SharedLimits
+from labeling.engines.retries import Times, retrying
+from labeling.engines.shared_limits import LEASE_SECONDS, Account, SharedBudget, budget_and_rate
 from labeling.label import LabelingError
 
 _CREW_PER_SLOT = 4
-_SLOT_POLL = (0.002, 0.01)  # seconds between looks for a slot that another process gave back
+_LOOK_AGAIN = 0.05  # seconds: nobody tells when another worker gives a slot or money back
 
 Call = Callable[[ChatRequest], Awaitable[ChatAnswer]]
 Done = Callable[[ChatAnswer], None]
@@ -40,14 +37,14 @@ Done = Callable[[ChatAnswer], None]
 class Limits:
     """What all calls of an engine share. Slots and retries are counts; None: no limit.
 
-    `shared`: with whom; None: this process alone.
+    `account`: shared with other processes; None: with none.
     """
 
     max_in_flight: int
     tokens_per_minute: int | None
     budget_usd: float | None
     max_retries: int
-    shared: SharedLimits | None = None
+    account: Account | None = None
 
 
 class Dispatcher:
@@ -56,14 +53,19 @@ class Dispatcher:
     def __init__(self, limits: Limits, price: Price | None) -> None:
         """Raises ValueError for a budget without a price."""
         self._limits = limits
-        shared = limits.shared
-        if shared is None:
-            self._budget = Budget(limits.budget_usd, price)
-            self._rate = TokenRate(limits.tokens_per_minute)
-        else:
-            self._budget = shared.budget(limits.budget_usd, price)
-            self._rate = shared.rate(limits.tokens_per_minute)
+        self._budget, self._rate = budget_and_rate(
+            limits.budget_usd,
+            price,
+            limits.tokens_per_minute,
+            limits.max_in_flight,
+            limits.account,
+        )
         self._turn = threading.Lock()
+
+    @property
+    def spent_usd(self) -> float:
+        """Paid so far; see Budget.spent."""
+        return self._budget.spent
 
     @property
     def budget(self) -> Budget:
@@ -86,9 +88,9 @@ class Dispatcher:
             return asyncio.run(self._complete(requests, session, done))
 
     def close(self) -> None:
-        """Closes the file of shared limits; the next batch opens it again."""
-        if self._limits.shared is not None:
-            self._limits.shared.close()
+        """Leaves what is shared with other processes."""
+        if isinstance(self._budget, SharedBudget):
+            self._budget.close()
 
     async def _complete(
         self,
@@ -114,7 +116,8 @@ class _Batch:
         self._limits, self._budget, self._rate = limits, budget, rate
         self._call, self._done = call, done
         self._slots = asyncio.Semaphore(limits.max_in_flight)
-        self._looking, self._settled = asyncio.Lock(), asyncio.Event()
+        self._next = asyncio.Lock()  # one looks for a place in the budget, the others queue
+        self._settled = asyncio.Event()
         self._stop = asyncio.Event()
         self._why: Exception | None = None
         self._has_reached = False
@@ -134,28 +137,23 @@ class _Batch:
 
         crew = min(len(requests), _CREW_PER_SLOT * self._limits.max_in_flight)
         tasks = [asyncio.create_task(work()) for _ in range(crew)]
+        alive = asyncio.create_task(self._stay_alive())
         try:
             await asyncio.gather(*tasks)
         finally:  # where `done` raised, the others must not use a closed session
-            for task in tasks:
+            for task in (*tasks, alive):
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*tasks, alive, return_exceptions=True)
         if self._why is not None:
             raise self._why
         return cast("list[ChatAnswer]", answers)
 
     async def _answer(self, request: ChatRequest) -> ChatAnswer | None:
         """The answer after its retries; None where the batch was stopped before."""
-        times = CallTimes()
-        retrying = AsyncRetrying(
-            stop=stop_after_attempt(self._limits.max_retries + 1),
-            wait=backoff,
-            retry=retry_if_exception(lambda e: isinstance(e, CallFailed) and e.is_retryable),
-            sleep=self._pause,
-            reraise=True,
-        )
+        times = Times()
+        sent = retrying(self._limits.max_retries, self._pause)
         try:
-            answer: ChatAnswer = await retrying(self._attempt, request, times)
+            answer: ChatAnswer = await sent(self._attempt, request, times)
         except CallFailed as failed:
             if failed.is_unreachable and not self._has_reached:
                 self._end(LabelingError(f"nobody answers: {failed.message}"))
@@ -174,19 +172,18 @@ class _Batch:
             return None
         return times.put_on(answer)
 
-    async def _attempt(self, request: ChatRequest, times: CallTimes) -> ChatAnswer:
+    async def _attempt(self, request: ChatRequest, times: Times) -> ChatAnswer:
         async with self._slots:
             promised = await self._promise(request)
             paid, tokens = 0.0, likely_tokens(request)
             try:
                 await self._pause(self._rate.wait(tokens, time.monotonic()))
-                async with self._shared_slot():
-                    paid = promised  # from here on it may be billed, also if it is given up
-                    started = time.monotonic()
-                    try:
-                        answer = await self._call(request)
-                    finally:
-                        times.attempts.append((started, time.monotonic() - started))
+                paid = promised  # from here on it may be billed, also if it is given up
+                started = time.monotonic()
+                try:
+                    answer = await self._call(request)
+                finally:
+                    times.attempts.append((started, time.monotonic() - started))
                 self._has_reached = True
                 answer, paid = self._priced(answer, promised)
             except CallFailed as failed:
@@ -211,29 +208,22 @@ class _Batch:
 
     async def _promise(self, request: ChatRequest) -> float:
         """Waits until the budget surely holds this call. Raises BudgetSpent, _Stopped."""
-        while not self._stop.is_set():
-            promised = self._budget.promise(request)
-            if promised is not None:
-                return promised
-            self._settled.clear()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._settled.wait(), self._budget.poll_seconds)
+        look_again = _LOOK_AGAIN if self._limits.account else None
+        async with self._next:
+            while not self._stop.is_set():
+                self._settled.clear()
+                promised = self._budget.promise(request)
+                if promised is not None:
+                    return promised
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._settled.wait(), look_again)
         raise _Stopped
 
-    @contextlib.asynccontextmanager
-    async def _shared_slot(self) -> AsyncIterator[None]:
-        """One of those that all processes have; within one of this process's own."""
-        shared = self._limits.shared
-        if shared is None:
-            yield
-            return
-        async with self._looking:  # one at a time: as fast where slots are free, and in order
-            while not shared.take_slot(self._limits.max_in_flight):
-                await self._pause(random.uniform(*_SLOT_POLL))
-        try:
-            yield
-        finally:
-            shared.give_slot()
+    async def _stay_alive(self) -> None:
+        """Until cancelled: a call may take longer than the lease of a dead worker's slots."""
+        while isinstance(self._budget, SharedBudget):
+            self._budget.renew()
+            await asyncio.sleep(LEASE_SECONDS / 3)
 
     async def _pause(self, seconds: float) -> None:
         """Sleeps, but not past the end of the batch. Raises _Stopped."""

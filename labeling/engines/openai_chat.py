@@ -53,7 +53,7 @@ class OpenAIChatEngine:
         return self._dispatcher.complete(requests, self._session, done)
 
     def close(self) -> None:
-        """Connections close with their batch; only shared limits are left."""
+        """No connection stays open between batches; leaves the shared limits."""
         self._dispatcher.close()
 
     def _session(self) -> AbstractAsyncContextManager[Call]:

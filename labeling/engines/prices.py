@@ -9,6 +9,7 @@ import json
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from typing import Any
 
 import yaml
 
@@ -20,7 +21,7 @@ GIVEN = "given"  # the version of a price that the configuration brings
 # to 600 tokens on Claude.
 _MESSAGE_TOKENS = 32
 _SCHEMA_TOKENS = 800
-_BYTES_PER_TOKEN = 3  # typical of English and Chinese alike; for the pace and for guesses
+_BYTES_PER_TOKEN = 3  # typical of English and Chinese alike; no price depends on it
 
 
 @dataclass(frozen=True)
@@ -35,19 +36,28 @@ class Price:
         """USD."""
         return (input_tokens * self.input + output_tokens * self.output) / 1e6
 
+    def times(self, share: float) -> Price:
+        """At a discount, which the version tells."""
+        return Price(self.input * share, self.output * share, f"{self.version} x {share:g}")
+
 
 def known_price(model: str) -> Price | None:
     """The shipped price of exactly this model id, or None: a similar name is no price."""
-    version, models = _table()
-    prices = models.get(model)
-    return None if prices is None else Price(prices["input"], prices["output"], version)
+    table = _table()
+    prices = table["models"].get(model)
+    return None if prices is None else Price(prices["input"], prices["output"], table["version"])
+
+
+def known_batch_share() -> float:
+    """The shipped share of an on-demand price that batch inference costs."""
+    return float(_table()["batch"])
 
 
 @cache
-def _table() -> tuple[str, dict[str, dict[str, float]]]:
+def _table() -> dict[str, Any]:
     text = resources.files("labeling").joinpath("prices.yaml").read_text(encoding="utf-8")
-    table = yaml.safe_load(text)
-    return table["version"], table["models"]
+    table: dict[str, Any] = yaml.safe_load(text)
+    return table
 
 
 def most_input_tokens(request: ChatRequest) -> int:
@@ -63,34 +73,23 @@ def worst_cost(price: Price, request: ChatRequest) -> float:
 
 def likely_tokens(request: ChatRequest) -> int:
     """Input and output of one call as endpoints count it against a rate before it has run."""
-    return likely_input_tokens(request) + request.max_tokens
-
-
-def likely_input_tokens(request: ChatRequest) -> int:
-    """A guess: say so wherever it is shown."""
-    return -(-_bytes(request) // _BYTES_PER_TOKEN)
-
-
-def likely_text_tokens(text: str) -> int:
-    """A guess for what a model wrote: say so wherever it is shown."""
-    return -(-_length(text) // _BYTES_PER_TOKEN)
+    return -(-_bytes(request) // _BYTES_PER_TOKEN) + request.max_tokens
 
 
 def _bytes(request: ChatRequest) -> int:
     texts = [message["content"] for message in request.messages]
     if request.schema is not None:
         texts.append(json.dumps(request.schema))
-    return sum(map(_length, texts))
+    return sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
 
 
-def _length(text: str) -> int:
-    return len(text.encode("utf-8", "surrogatepass"))
+def estimated_tokens(*texts: str) -> int:
+    """Of texts that nobody has counted; whoever stores it says that it is an estimate."""
+    return -(-sum(len(text.encode("utf-8", "surrogatepass")) for text in texts) // _BYTES_PER_TOKEN)
 
 
 class Budget:
     """USD that may be spent, and what of it is spent or promised to calls in flight."""
-
-    poll_seconds: float | None = None  # whoever waits for a promise is told of every settlement
 
     def __init__(self, usd: float | None, price: Price | None) -> None:
         """Raises ValueError for a budget without a price."""

@@ -1,248 +1,249 @@
-"""Limits that all processes of one machine keep together, in one SQLite file.
+"""Limits that all workers of a run on one machine keep together: slots, tokens a minute, USD.
 
-A worker (one engine in one process) has a row per account: the calls it has in flight and the USD
-set aside for them. Whatever it does renews the row's lease. A worker that was killed is given up
-when its lease ends: its slots come back, and what it had set aside counts as spent, since those
-calls may be billed. Times are wall time, which is the one clock processes share. Not here: who
-waits (dispatch.py), the arithmetic of one process (prices.py).
+One SQLite file holds what each worker has in flight and promised and what each engine has spent;
+every change is one transaction. A worker that is killed stops renewing its row: its slots come back
+and what it had promised counts as spent, since the endpoint may bill it. Engines that ask the same
+model at the same place have one account. Not here: workers on several machines, who waits
+(dispatch.py), which calls may be billed (failures.py).
 """
 
 from __future__ import annotations
 
-import contextlib
+import os
 import sqlite3
 import threading
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from labeling.engines.chat import BudgetSpent
-from labeling.engines.prices import Budget, Price, TokenRate
-from labeling.label import LabelingError
+from filelock import FileLock
 
-_TABLES = """
-CREATE TABLE IF NOT EXISTS accounts (
-    account TEXT PRIMARY KEY, spent REAL NOT NULL DEFAULT 0, free_at REAL NOT NULL DEFAULT 0
-);
-CREATE TABLE IF NOT EXISTS workers (
-    worker TEXT, account TEXT, promised REAL NOT NULL DEFAULT 0,
-    in_flight INTEGER NOT NULL DEFAULT 0, lease_ends REAL NOT NULL,
-    PRIMARY KEY (worker, account)
-);
-"""
+from labeling.engines.chat import BudgetSpent, ChatRequest
+from labeling.engines.prices import Budget, Price, TokenRate, worst_cost
+
+LEASE_SECONDS = 30.0  # a worker that has not renewed for so long is dead
 _BUSY_SECONDS = 60.0
+_TABLES = """
+create table if not exists accounts (
+    account text primary key, spent_usd real not null default 0, free_at real not null default 0
+) without rowid;
+create table if not exists workers (
+    worker text, account text, in_flight integer not null default 0,
+    promised_usd real not null default 0, alive_until real not null,
+    primary key (worker, account)
+) without rowid;
+"""
 
 
-class SharedLimits:
-    """What a worker shares with all others that opened the same file."""
+@dataclass(frozen=True)
+class Account:
+    """Where an engine's limits are kept, under which name, and USD for all accounts together."""
 
-    def __init__(
-        self, path: Path, account: str, *, run_usd: float | None, lease_seconds: float
-    ) -> None:
-        """`account`: whose slots, rate and spending; `run_usd`: of all accounts together."""
-        self._path, self._account = path, account
-        self._run_usd, self._lease_seconds = run_usd, lease_seconds
-        self._worker = uuid.uuid4().hex
-        self._open: sqlite3.Connection | None = None
+    path: Path
+    name: str
+    budget_usd: float | None = None
+
+
+class AccountFile:
+    """One worker's access to one account; any thread may use it, one at a time."""
+
+    def __init__(self, account: Account, lease_seconds: float = LEASE_SECONDS) -> None:
+        account.path.parent.mkdir(parents=True, exist_ok=True)
+        self._name, self._lease = account.name, lease_seconds
+        self._worker = f"{os.getpid()}-{uuid.uuid4().hex}"
         self._turn = threading.Lock()
+        self._con = sqlite3.connect(
+            account.path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+        )
+        # SQLite does not wait for who else is making the file.
+        with FileLock(account.path.with_name(f"{account.path.name}.lock")):
+            self._con.execute("pragma journal_mode=wal")
+            self._con.execute("pragma synchronous=normal")  # a kill loses nothing, a power cut may
+            self._con.executescript(_TABLES)
+        with self.change() as con:
+            con.execute("insert or ignore into accounts (account) values (?)", [self._name])
 
-    def budget(self, usd: float | None, price: Price | None) -> SharedBudget:
-        """`usd` limits this account, `run_usd` all. Raises ValueError for one without a price."""
-        return SharedBudget(self, usd, self._run_usd, price)
-
-    def rate(self, per_minute: int | None) -> TokenRate:
-        """Of this account."""
-        return TokenRate(None) if per_minute is None else SharedRate(self, per_minute)
-
-    def take_slot(self, count: int) -> bool:
-        """Whether this account had fewer than `count` calls in flight; this one is now another."""
-        with self.transaction() as work:
-            is_free = work.in_flight() < count
-            work.change_worker(in_flight=int(is_free))
-            return is_free
-
-    def give_slot(self) -> None:
-        """Ends a call in flight."""
-        with self.transaction() as work:
-            work.change_worker(in_flight=-1)
-
-    @contextlib.contextmanager
-    def transaction(self) -> Iterator[Transaction]:
-        """All or nothing, one process at a time. Raises LabelingError that names the file."""
+    @contextmanager
+    def change(self) -> Iterator[sqlite3.Connection]:
+        """A transaction that no other worker's meets; dead workers are settled, we are alive."""
+        con = self._con
         with self._turn:
+            con.execute("begin immediate")
             try:
-                connection = self._connected()
-                connection.execute("BEGIN IMMEDIATE")
-                try:
-                    yield Transaction(
-                        connection, self._worker, self._account, time.time(), self._lease_seconds
-                    )
-                    connection.execute("COMMIT")
-                except BaseException:
-                    if connection.in_transaction:
-                        connection.execute("ROLLBACK")
-                    raise
-            except sqlite3.Error as error:
-                raise LabelingError(
-                    f"{self._path}: {error}; the shared budget cannot be kept without this file"
-                ) from error
+                self._renew(con, time.time())
+                yield con
+            except BaseException:
+                con.execute("rollback")
+                raise
+            con.execute("commit")
+
+    def _renew(self, con: sqlite3.Connection, now: float) -> None:
+        con.execute(
+            "insert into workers (worker, account, alive_until) values (?, ?, ?) "
+            "on conflict do update set alive_until = excluded.alive_until",
+            [self._worker, self._name, now + self._lease],
+        )
+        for worker, account, promised in con.execute(
+            "select worker, account, promised_usd from workers where alive_until < ?", [now]
+        ).fetchall():
+            add_spent(con, account, promised)
+            con.execute("delete from workers where worker = ? and account = ?", [worker, account])
+
+    def add(self, con: sqlite3.Connection, in_flight: int, promised: float) -> None:
+        """Adds to what this worker has in flight and promised.
+
+        A worker that was taken for dead while it slept gives back more than it has: the promises
+        have been counted as spent, so they go back to there.
+        """
+        me = [self._worker, self._name]
+        query = "select in_flight, promised_usd from workers where worker = ? and account = ?"
+        before = con.execute(query, me).fetchone()
+        calls, usd = before[0] + in_flight, before[1] + promised
+        con.execute(
+            "update workers set in_flight = ?, promised_usd = ? where worker = ? and account = ?",
+            [max(0, calls), max(0.0, usd), *me],
+        )
+        add_spent(con, self._name, min(0.0, usd))
 
     def close(self) -> None:
-        """Closes the file; the next use opens it again."""
-        with self._turn:
-            if self._open is not None:
-                self._open.close()
-                self._open = None
-
-    def _connected(self) -> sqlite3.Connection:
-        if self._open is None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._open = sqlite3.connect(
-                self._path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
-            )
-            # A killed process loses nothing by this; only a power cut could lose the last calls.
-            self._open.execute("PRAGMA journal_mode = WAL")
-            self._open.execute("PRAGMA synchronous = NORMAL")
-            self._open.executescript(_TABLES)
-        return self._open
+        """Leaves the account, at once what a killed worker does after its lease."""
+        with self.change() as con:
+            con.execute("update workers set alive_until = 0 where worker = ?", [self._worker])
+        self._con.close()
 
 
-class Transaction:
-    """Reads and changes of one worker, within SharedLimits.transaction()."""
-
-    def __init__(
-        self, connection: sqlite3.Connection, worker: str, account: str, now: float, lease: float
-    ) -> None:
-        self._connection, self._worker, self._account = connection, worker, account
-        self.now, self._lease = now, lease
-        connection.execute("INSERT OR IGNORE INTO accounts (account) VALUES (?)", (account,))
-        self._give_up_the_dead()
-
-    def in_flight(self) -> int:
-        """Calls of this account."""
-        row = self._row("SELECT sum(in_flight) FROM workers WHERE account = ?", self._account)
-        return int(row[0] or 0)
-
-    def spent(self, *, run: bool = False) -> float:
-        """USD of this account, or of the whole run."""
-        row = self._row(
-            "SELECT sum(spent) FROM accounts WHERE ? OR account = ?", run, self._account
-        )
-        return row[0] or 0.0
-
-    def promised(self, *, run: bool = False, mine: bool = False) -> float:
-        """USD set aside by this account's workers, by all of the run, or by this one worker."""
-        row = self._row(
-            "SELECT sum(promised) FROM workers WHERE (? OR account = ?) AND (NOT ? OR worker = ?)",
-            *(run, self._account, mine, self._worker),
-        )
-        return row[0] or 0.0
-
-    def free_at(self) -> float:
-        """When this account's next call may start."""
-        row = self._row("SELECT free_at FROM accounts WHERE account = ?", self._account)
-        return float(row[0])
-
-    def set_free_at(self, moment: float) -> None:
-        """See free_at."""
-        self._row("UPDATE accounts SET free_at = ? WHERE account = ?", moment, self._account)
-
-    def spend(self, usd: float) -> None:
-        """Adds to this account's spending."""
-        self._row("UPDATE accounts SET spent = spent + ? WHERE account = ?", usd, self._account)
-
-    def change_worker(self, *, promised: float = 0.0, in_flight: int = 0) -> None:
-        """Adds to what this worker holds (never below nothing) and renews its lease."""
-        self._row(
-            "INSERT INTO workers VALUES (?1, ?2, max(0, ?3), max(0, ?4), ?5) "
-            "ON CONFLICT DO UPDATE SET promised = max(0, promised + ?3), "
-            "in_flight = max(0, in_flight + ?4), lease_ends = ?5",
-            *(self._worker, self._account, promised, in_flight, self.now + self._lease),
-        )
-
-    def _give_up_the_dead(self) -> None:
-        dead = self._connection.execute(
-            "DELETE FROM workers WHERE lease_ends < ? RETURNING account, promised", (self.now,)
-        )
-        for account, promised in dead.fetchall():
-            self._row("UPDATE accounts SET spent = spent + ? WHERE account = ?", promised, account)
-
-    def _row(self, statement: str, *values: object) -> tuple[float, ...]:
-        row: tuple[float, ...] | None = self._connection.execute(statement, values).fetchone()
-        return row or (0,)
+def add_spent(con: sqlite3.Connection, account: str, usd: float) -> None:
+    """Within a transaction."""
+    con.execute("update accounts set spent_usd = spent_usd + ? where account = ?", [usd, account])
 
 
 class SharedBudget(Budget):
-    """See Budget; of one account and of the whole run, over all workers."""
+    """A Budget whose sums and slots are the account's. `promise` takes a slot, `settle` frees it.
 
-    # What others have in flight may be settled without a word to this process.
-    poll_seconds = 0.05
+    Two limits hold: the engine's own, over its account, and the run's, over all accounts.
+    """
 
     def __init__(
         self,
-        shared: SharedLimits,
         usd: float | None,
-        run_usd: float | None,
         price: Price | None,
+        slots: int,
+        account: Account,
+        file: AccountFile,
     ) -> None:
-        """Raises ValueError for a limit without a price."""
-        super().__init__(run_usd if usd is None else usd, price)
-        self._shared = shared
-        self._limits = (("engine.budget_usd", usd, False), ("budget_usd", run_usd, True))
+        """Raises ValueError for a budget without a price."""
+        if account.budget_usd is not None and price is None:
+            raise ValueError("a budget needs the price of the model")
+        super().__init__(usd, price)
+        self._slots, self._account, self._file = slots, account, file
 
     @property
     def spent(self) -> float:
-        """USD of this account."""
-        with self._shared.transaction() as work:
-            return work.spent()
+        """USD, of all workers and rounds of the file for this account."""
+        with self._file.change() as con:
+            return _sums(con, self._account.name)[0]
+
+    def promise(self, request: ChatRequest) -> float | None:
+        """See Budget.promise; also None where all slots are taken."""
+        return self.set_aside(0.0 if self._price is None else worst_cost(self._price, request))
 
     def set_aside(self, worst: float) -> float | None:
-        """See Budget.set_aside; BudgetSpent names the key of the limit that is reached."""
-        with self._shared.transaction() as work:
-            must_wait = False
-            for key, usd, is_run in self._limits:
+        """See Budget.set_aside; also None where all slots are taken."""
+        name = self._account.name
+        limits: tuple[tuple[float | None, list[str], str], ...] = (
+            (self._usd, [name], "engine.budget_usd"),
+            (self._account.budget_usd, [], "budget_usd"),
+        )
+        with self._file.change() as con:
+            must_wait = _in_flight(con, name) >= self._slots
+            for usd, which, key in limits:
                 if usd is None:
                     continue
-                spent = work.spent(run=is_run)
+                spent, promised = _sums(con, *which)
                 if spent + worst > usd:
                     raise BudgetSpent(
-                        f"{key}: {spent:.6g} of {usd:g} USD are spent and the next call may cost "
-                        f"{worst:.6g}; raise {key} to go on from here, what was paid for is kept"
+                        f"{key}: {usd:g} USD are spent: {spent:.6g} USD are paid and the next call "
+                        f"may cost {worst:.6g}; answers that were paid for are kept, raise {key} "
+                        "and run the same command to go on from here"
                     )
-                must_wait |= spent + work.promised(run=is_run) + worst > usd
+                must_wait |= spent + promised + worst > usd
             if must_wait:
                 return None
-            work.change_worker(promised=worst)
-            return worst
+            self._file.add(con, 1, worst)
+        return worst
 
     def settle(self, promised: float, actual: float) -> None:
         """See Budget.settle."""
-        if promised == actual == 0:
-            return
-        with self._shared.transaction() as work:
-            # What this worker was given up for counts as spent already.
-            given_up = max(0.0, promised - work.promised(mine=True))
-            work.change_worker(promised=-promised)
-            work.spend(actual - given_up)
+        with self._file.change() as con:
+            self._file.add(con, -1, -promised)
+            add_spent(con, self._account.name, actual)
+
+    def renew(self) -> None:
+        """To be called more often than every LEASE_SECONDS while calls are in flight."""
+        with self._file.change():
+            pass
+
+    def close(self) -> None:
+        """Leaves the account."""
+        self._file.close()
 
 
 class SharedRate(TokenRate):
-    """See TokenRate; of one account over all workers."""
+    """A TokenRate whose next free moment is the account's, by the machine's clock."""
 
-    def __init__(self, shared: SharedLimits, per_minute: int) -> None:
+    def __init__(self, per_minute: int | None, account: Account, file: AccountFile) -> None:
         super().__init__(per_minute)
-        self._shared = shared
+        self._name, self._file = account.name, file
 
-    def wait(self, tokens: int, now: float) -> float:  # noqa: ARG002 (the clock is the file's)
-        """See TokenRate.wait."""
-        with self._shared.transaction() as work:
-            starts_at = max(work.now, work.free_at())
-            work.set_free_at(starts_at + tokens * self._seconds)
-            work.change_worker()
-            return starts_at - work.now
+    def wait(self, tokens: int, now: float) -> float:
+        """See TokenRate.wait; `now` is of no account, workers have different ones."""
+        if not self._seconds:
+            return 0.0
+        with self._file.change() as con:
+            now = time.time()
+            starts_at = max(now, self._read(con))
+            self._write(con, starts_at + tokens * self._seconds)
+        return starts_at - now
 
     def correct(self, tokens: int, actual: int) -> None:
         """See TokenRate.correct."""
-        with self._shared.transaction() as work:
-            work.set_free_at(work.free_at() + (actual - tokens) * self._seconds)
+        if self._seconds:
+            with self._file.change() as con:
+                self._write(con, self._read(con) + (actual - tokens) * self._seconds)
+
+    def _read(self, con: sqlite3.Connection) -> float:
+        query = "select free_at from accounts where account = ?"
+        return float(con.execute(query, [self._name]).fetchone()[0])
+
+    def _write(self, con: sqlite3.Connection, free_at: float) -> None:
+        con.execute("update accounts set free_at = ? where account = ?", [free_at, self._name])
+
+
+def budget_and_rate(
+    usd: float | None,
+    price: Price | None,
+    per_minute: int | None,
+    slots: int,
+    account: Account | None,
+) -> tuple[Budget, TokenRate]:
+    """Of the account, or without one of this process. Raises ValueError as Budget does."""
+    if account is None:
+        return Budget(usd, price), TokenRate(per_minute)
+    file = AccountFile(account)
+    return SharedBudget(usd, price, slots, account, file), SharedRate(per_minute, account, file)
+
+
+def _sums(con: sqlite3.Connection, *accounts: str) -> tuple[float, float]:
+    """USD spent and promised, of one account or, without a name, of all."""
+    where = "where account = ?" if accounts else ""
+    spent = con.execute(f"select sum(spent_usd) from accounts {where}", accounts).fetchone()[0]
+    promised = con.execute(f"select sum(promised_usd) from workers {where}", accounts).fetchone()[0]
+    return spent or 0.0, promised or 0.0
+
+
+def _in_flight(con: sqlite3.Connection, account: str) -> int:
+    query = "select sum(in_flight) from workers where account = ?"
+    return con.execute(query, [account]).fetchone()[0] or 0

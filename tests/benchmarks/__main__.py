@@ -15,8 +15,10 @@ from tests.benchmarks.figures import machine_line
 BENCHMARKS = {
     "rollouts": "completions/s through the stage against plain LLM.generate",
     "labels": "classifier labels/s through the stage against a bare loop and random batches",
+    "onnx_backend": "a classifier's forward pass in ONNX Runtime against PyTorch on the CPU",
     "overhead": "share of a round that is no work; cold start of `roundhouse sql`",
     "remote_judge": "calls/s of a remote judge's engine against its slots, at a faulty endpoint",
+    "local_judge": "rows/s of a judge on vLLM by score tokens against the same judge writing JSON",
     "learning": "three seeds of the demo: toxicity, length, diversity, KL, wall time (minutes)",
 }
 

@@ -2,10 +2,7 @@
 
 The endpoint (its own process) answers after 200 ms: 5 % with 429 and a Retry-After, 2 % with 500,
 1 % with a body that is no JSON. A call that is retried takes a slot again, so what the slots allow,
-max_in_flight / latency, is held against answers of every status. Slots and budget are those that
-workers share (one SQLite file), as in a night. 32 slots, since a call takes 2 ms of CPU: many more
-at this latency wait for the two cores of a small machine and not for the endpoint; real judges take
-seconds. Not here: a real network, several workers.
+max_in_flight / latency, is held against answers of every status. Not here: a real network.
 """
 
 from __future__ import annotations
@@ -22,12 +19,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from labeling.engine_config import OpenAIEngineConfig, PriceConfig
+from labeling.engine_config import OpenAIEngineConfig
 from labeling.engines.chat import ChatEngine, ChatRequest, PaidWork
 from labeling.engines.chat_engines import load_chat_engine
 from tests.benchmarks.figures import print_figure
 
-ROWS, WARM_UP, SLOTS, LATENCY, WANTED = 10_000, 200, 32, 0.2, 0.9
+ROWS, WARM_UP, SLOTS, LATENCY, WANTED = 10_000, 200, 64, 0.2, 0.9
 PLAN = {
     "delay": LATENCY,
     "throttled": 0.05,
@@ -96,16 +93,10 @@ def served_engine() -> Iterator[tuple[ChatEngine, int]]:
         assert server.stdin is not None
         assert server.stdout is not None
         port = int(server.stdout.readline())
-        config = OpenAIEngineConfig(
-            kind="openai",
-            base_url=f"http://127.0.0.1:{port}/v1",
-            model="m",
-            max_in_flight=SLOTS,
-            price=PriceConfig(input=1, output=2),
-        )
-        with tempfile.TemporaryDirectory() as folder:
-            paid = PaidWork(spending=Path(folder) / "spending.sqlite", budget_usd=1e6)
-            engine = load_chat_engine(config, paid)
+        url = f"http://127.0.0.1:{port}/v1"
+        config = OpenAIEngineConfig(kind="openai", base_url=url, model="m", max_in_flight=SLOTS)
+        with tempfile.TemporaryDirectory() as folder:  # limits shared, as in a night
+            engine = load_chat_engine(config, PaidWork(spending=Path(folder) / "spending.sqlite"))
             yield engine, port
             engine.close()
         server.stdin.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -203,3 +204,31 @@ def test_reward_terms_add_up(warehouse):
     )
     assert wrong == []
     assert read_table(warehouse, "rewards").num_rows == 192
+
+
+def test_a_refused_night_is_trained_once_a_person_accepts_it(
+    warehouse: Path, tmp_path: Path
+) -> None:
+    root = Path(shutil.copytree(warehouse, tmp_path / "warehouse"))
+    strict = ("rounds=3", "gate.max_canary_score=0.01")
+    refused = nights.run(root, *strict, code=4)
+    assert "Round 2 is refused, not trained on: helpful-judge: best canary" in refused.stdout
+    assert "is refused</b> and was not trained on" in (root / "report.html").read_text()
+    ((status, reason),) = rows(root, "select status, reason from rounds where round = 2")
+    assert status == "refused"
+    assert "wanted <= 0.01" in reason
+    said = roundhouse(
+        "accept", str(root), "--round", "2", "--by", "anna", "--why", "canaries at .1 are fine"
+    )
+    assert "trains on it" in said
+    done = nights.run(root, *strict)
+    assert "round=2/training" in done.stdout
+    found = rows(
+        root,
+        "select status, decided_by, training_run_id is not null, "
+        "policy_revision_out <> policy_revision_in from rounds where round = 2",
+    )
+    assert found == [("completed", "anna", True, True)]
+    assert rows(root, "select count(*) from rounds") == [(3,)]
+    sampled = rows(root, "select count(*) from rollouts where round = 2 and purpose = 'train'")
+    assert sampled == [(96,)], "nothing was sampled or labelled a second time"

@@ -64,11 +64,10 @@ class Plan:
 
 @dataclass
 class ChatServer:
-    """Counts what it is asked. `choose` (text, attempt from 0) -> kind goes before the plan."""
+    """Counts what it is asked. `choose` (text, attempt from 0) -> kind overrides the plan's."""
 
     plan: Plan = field(default_factory=Plan)
     choose: Callable[[str, int], str] | None = None
-    reply: Callable[[str], str] = "answer to {}".format
     port: int = 0
     in_flight: int = 0
     most_in_flight: int = 0
@@ -79,6 +78,7 @@ class ChatServer:
     headers: list[dict[str, str]] = field(default_factory=list)
     keeps_bodies: bool = True
     times: list[float] = field(default_factory=list)  # of the first call, of the last answer
+    reply: Callable[[str], str] = "answer to {}".format  # to a call that goes well
 
     @property
     def base_url(self) -> str:

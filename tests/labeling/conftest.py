@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.labeling.batch_server import BatchServer, batches, s3_server
 from tests.labeling.models import save_judge, save_random_classifier, save_word_classifier
 
 
@@ -22,3 +24,18 @@ def random_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def word_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_word_classifier(tmp_path_factory.mktemp("word"))
+
+
+@pytest.fixture(scope="session")
+def s3_url() -> Iterator[str]:
+    with s3_server() as url:
+        yield url
+
+
+@pytest.fixture
+def bedrock(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[BatchServer]:
+    """Bedrock's batches over a bucket of their own; AWS's variables lead there."""
+    with batches(s3_url) as (server, environment):
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        yield server

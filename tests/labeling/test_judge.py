@@ -161,13 +161,16 @@ def test_a_score_does_not_depend_on_the_batch(judge_folder: Path, labeler: Judge
     assert labeler.label(subjects([])).num_rows == 0
 
 
-def test_the_nonce_differs_by_row_and_repeats_by_night(judge_folder: Path):
+def test_the_nonce_differs_by_text_and_repeats_by_night_whatever_the_rollout(judge_folder: Path):
     labeler = build(judge_folder, rubric="helpfulness", engine={
         "kind": "transformers", "model": str(judge_folder)})  # fmt: skip
-    nights = [labeler.label(subjects(["same", "same"])).to_pylist() for _ in range(2)]
+    tonight = subjects(["one", "other"])
+    tomorrow = tonight.set_column(0, "rollout_id", [["9-p-0", "9-p-1"]])
+    nights = [labeler.label(table).to_pylist() for table in (tonight, tomorrow)]
     hashes = [[row["rendered_prompt_sha256"] for row in rows] for rows in nights]
     assert hashes[0] == hashes[1]
-    assert len(set(hashes[0])) == 2
+    nonces = [row["rendered_prompt"].partition("<<<reply ")[2][:12] for row in nights[0]]
+    assert len(set(nonces)) == 2
 
 
 class DeadEngine:

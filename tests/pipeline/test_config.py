@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.config import ConfigError, load_config, sha256_of, shipped_configs
+from pipeline.config import ConfigError, RunConfig, load_config, sha256_of, shipped_configs
 
 
 @pytest.mark.parametrize("name", sorted(shipped_configs()))
@@ -74,3 +74,23 @@ def test_overrides_beat_the_file_and_reach_labelers_by_name():
 def test_the_digest_ignores_key_order():
     assert sha256_of({"a": 1, "b": [2]}) == sha256_of({"b": [2], "a": 1})
     assert sha256_of({"a": 1}) != sha256_of({"a": 2})
+
+
+def test_a_budget_needs_the_price_of_every_remote_judge():
+    engine = {"kind": "openai", "base_url": "http://127.0.0.1:1/v1", "model": "m-1"}
+    labelers = load_config("demo").model_dump(mode="json", exclude_none=True)["labelers"]
+    judge = {"name": "api", "kind": "judge", "role": "shadow", "criterion": "toxicity"}
+
+    def load(**more: object) -> RunConfig:
+        asked = judge | {"rubric": "toxicity", "engine": engine | more}
+        return load_config("demo", ["budget_usd=2.5", f"labelers={[*labelers, asked]}"])
+
+    with pytest.raises(ConfigError, match=r"labelers\.api\.engine\.price: m-1 is not in the price"):
+        load()
+    assert load(price={"input": 1, "output": 2}).budget_usd == 2.5
+
+
+@pytest.mark.parametrize("budget", ["0", "-1", ".inf", ".nan"])
+def test_a_budget_is_a_sum_that_can_be_spent(budget: str):
+    with pytest.raises(ConfigError, match="budget_usd"):
+        load_config("demo", [f"budget_usd={budget}"])

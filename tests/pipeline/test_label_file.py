@@ -188,7 +188,7 @@ def test_a_judge_needs_the_prompt(tmp_path: Path):
     labels = label_file.label_shard(Lengths("judge"), rows, heartbeat)
     assert labels["score"].to_pylist() == [None, 0.03]
     assert labels["status_detail"].to_pylist()[0] == (
-        "texts.jsonl:1: a judge needs prompt and completion, this row has text only"
+        "texts.jsonl:1: judges and reward models need prompt and completion; this row is a text"
     )
 
 
@@ -221,10 +221,10 @@ def test_wrong_use_says_why(
 
 def test_labelers_come_in_the_order_of_the_configuration():
     config = load_config("demo")
-    chosen = label_file._chosen(config, ["metric", "toxicity"])
+    chosen = label_file.chosen_labelers(config, ["metric", "toxicity"])
     assert [labeler.name for labeler in chosen] == ["toxicity", "metric"]
     every = ["toxicity", "helpful-judge", "metric"]
-    assert [labeler.name for labeler in label_file._chosen(config, ())] == every
+    assert [labeler.name for labeler in label_file.chosen_labelers(config, ())] == every
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])

@@ -116,7 +116,8 @@ def test_another_configuration_or_a_changed_input_is_done_again(tmp_path):
 
 def test_a_worker_that_loses_a_row_stops_the_stage(tmp_path):
     make = functools.partial(Doubler, tmp_path / "diary", lose_one=True)
-    with pytest.raises((StageError, RuntimeError), match="4 rows in, but 1 ok and 2 dead"):
+    reason = r"^toy: StageError: toy shard 00000: 4 rows in, but 1 ok and 2 dead"
+    with pytest.raises(StageError, match=reason):
         run_stage(spec(tmp_path), split_rows(NUMBERS, 4), make)
     assert not list((tmp_path / "staging").glob("manifest-*"))
 

@@ -249,12 +249,14 @@ def test_judge_injections_come_in_many_words(tmp_path: Path) -> None:
 
 def test_retest_noise_of_repeated_samples(tmp_path: Path) -> None:
     """.4 and .6 differ by .2 (deviation .2 / sqrt(2)), .5 and .5 agree; one sample, two samples
-    under different prompts and a failed repeat are no test."""
+    under different prompts, a failed repeat and an answer from the cache are no test."""
     rows = samples(5)
     one = {"rendered_prompt_sha256": "one"}
     pairs = [(0.4, 0.6, "one"), (0.5, 0.5, "one"), (0.1, 0.9, "two"), (0.1, None, "one")]
     spoiled = {"sample_index": 1, "status": "malformed"} | one
+    cached = {"sample_index": 2, "is_cached": True} | one
     labels = [judged(rows[4], 0.5, **one), judged(rows[4], 0.9, **spoiled)]
+    labels.append(judged(rows[4], 0.5, **cached))
     for row, (first, second, sha) in zip(rows, pairs, strict=False):
         again = {"sample_index": 1, "rendered_prompt_sha256": sha}
         labels += [judged(row, first, **one), judged(row, second, **again)]

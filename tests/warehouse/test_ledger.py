@@ -151,3 +151,21 @@ def test_a_stray_file_in_the_ledger_is_named(tmp_path: Path) -> None:
     (tmp_path / "_ledger" / "notes.txt").write_text("mine")
     with pytest.raises(CorruptFile, match=r"notes\.txt does not belong"):
         open_ledger(tmp_path).commits()
+
+
+def test_a_commit_that_amends_a_key_is_part_of_its_work(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+    ledger.append("labels/a", [live_file("a1"), live_file("a2"), live_file("t", "templates")])
+    ledger.append("labels/b", [live_file("b")])
+    ledger.append("labels/a/replay-1", [live_file("a3")], ["a1"], meta={"amends": "labels/a"})
+    ledger.append("labels/a/replay-2", [live_file("a4")], ["a3"], meta={"amends": "labels/a"})
+
+    def paths(*keys: str, as_of: int | None = None, **choice: str) -> list[str]:
+        return [file.path for file in open_ledger(tmp_path).files_of(keys, as_of, **choice)]
+
+    assert paths("labels/a", table="labels") == ["a2", "a4"]
+    assert paths("labels/a", "labels/b", as_of=2) == ["a2", "t", "b", "a3"]
+    assert paths("labels/a", as_of=0) == ["a1", "a2", "t"]
+    assert paths("labels/b") == ["b"]
+    with pytest.raises(WarehouseError, match="nothing is published under labels/c"):
+        paths("labels/a", "labels/c")

@@ -1,6 +1,7 @@
 -- one row per labeler, revision and criterion asked repeatedly: how far does it repeat itself?
 -- Groups are completions with several samples under one rendered prompt and model revision. A
 -- difference of two scores below twice mean_sd is noise. exact_agreement: groups of equal scores.
+-- An answer that was given again from the cache repeats itself by nature, so it is left out.
 with
 
 repeats as (
@@ -16,6 +17,7 @@ repeats as (
         and status in ('ok', 'ok_repaired')
         and isfinite(score)
         and partner_rollout_id is null
+        and is_cached is not true
     group by
         labeler, revision, criterion, principle, rollout_id, rendered_prompt_sha256, model_revision
     having count(distinct sample_index) > 1

@@ -1,0 +1,135 @@
+"""A person's verdict on a round: `roundhouse accept` and `reject`, in the ledger and in `rounds`.
+
+A verdict is a commit that replaces the round's row; the row before it stays in the ledger's history
+(`--as-of`). An accepted round is trained by the next `run`, as long as no later night has begun; a
+rejected one feeds neither training nor export. Not here: the gate that refused it (gate.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from pipeline.config import ConfigError
+from pipeline.publishing import code_version
+from warehouse.catalog import read_table
+from warehouse.ledger import Commit, Ledger
+from warehouse.publish import publish
+from warehouse.schemas import table_from_rows
+from warehouse.store import open_store
+
+ACCEPT, REJECT = "accept", "reject"
+_OPERATION = "decide"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Who said what on which labels (`label_set`: 16 hex digits; empty: on the round as it is)."""
+
+    verdict: str
+    by: str
+    why: str
+    label_set: str
+
+
+def last_decision(root: str, round_number: int, label_set: str) -> Decision | None:
+    """The newest verdict of a person on these labels of the round, or None."""
+    found = None
+    for commit in Ledger(open_store(root)).commits():
+        if _is_decision(commit, round_number):
+            decision = Decision(
+                *(commit.meta[key] for key in ("verdict", "by", "why", "label_set"))
+            )
+            if decision.label_set in ("", label_set[:16]):
+                found = decision
+    return found
+
+
+def decide(root: str, round_number: int, verdict: str, by: str, why: str) -> str:
+    """Publishes the verdict; returns what follows from it, for people. Raises ConfigError."""
+    by, why = by.strip(), why.strip()
+    if not by or not why:
+        raise ConfigError(f"{verdict}: --by and --why must say who decides, and for what reason")
+    row = round_row(root, round_number)
+    if row is None:
+        there = sorted(read_table(root, "rounds", columns=["round"])["round"].to_pylist())
+        raise ConfigError(f"{root}: round {round_number} has no verdict yet; rounds: {there}")
+    ledger = Ledger(open_store(root))
+    status, follows = _accepted(row) if verdict == ACCEPT else ("rejected", "")
+    if row["status"] == status:
+        who = row["decided_by"] or "the promotion gate"
+        raise ConfigError(f"round {round_number} is {status} already, by {who}")
+    if verdict == REJECT:
+        follows = "neither training nor export uses it"
+        if row["status"] == "completed" and _has_begun(root, round_number + 1, "train-"):
+            follows += "; later nights went on from its policy, which stays as it is"
+        elif row["status"] == "completed":
+            row["policy_revision_out"] = row["policy_revision_in"]
+            follows += f"; the next night starts from policy {row['policy_revision_in']}"
+    elif _has_begun(root, round_number + 1):
+        follows = "a later night has begun, so no night trains on it by itself"
+    row |= {"status": status, "decided_by": by, "decided_why": why, "decided_at": datetime.now(UTC)}
+    label_set = _label_set(ledger, round_number)
+    place = f"round={round_number}/acceptance/{label_set or 'round'}"
+    number = sum(_is_decision(commit, round_number) for commit in ledger.commits())
+    publish(
+        root,
+        f"{place}/{verdict}-{number}",
+        {"rounds": table_from_rows("rounds", [row])},
+        round=round_number,
+        remove=row_files(root, round_number),
+        code_version=code_version(),
+        operation=_OPERATION,
+        meta={"verdict": verdict, "by": by, "why": why, "label_set": label_set},
+    )
+    return f"round {round_number} is {status}, by {by}: {follows}"
+
+
+def round_row(root: str, round_number: int) -> dict[str, Any] | None:
+    """The `rounds` row of a round, or None."""
+    rows = read_table(root, "rounds", rounds=[round_number]).to_pylist()
+    return rows[0] if rows else None
+
+
+def row_files(root: str, round_number: int) -> list[str]:
+    """The live files that hold the round's row: what a commit with a newer row removes."""
+    ledger = Ledger(open_store(root))
+    return [file.path for file in ledger.files(table="rounds", rounds=[round_number])]
+
+
+def awaits_training(root: str, round_number: int) -> bool:
+    """Whether a person accepted the round and it is still the newest, untrained night."""
+    row = round_row(root, round_number)
+    is_accepted = row is not None and row["status"] == "accepted"
+    return is_accepted and not _has_begun(root, round_number + 1)
+
+
+def _has_begun(root: str, round_number: int, work: str = "") -> bool:
+    """Whether anything of this night (or of one kind of work in it) is published."""
+    prefix = f"round={round_number}/{work}"
+    return any(commit.key.startswith(prefix) for commit in Ledger(open_store(root)).commits())
+
+
+def _accepted(row: dict[str, Any]) -> tuple[str, str]:
+    """The new status and what follows. Raises ConfigError for a round that needs no accepting."""
+    number = row["round"]
+    if row["training_run_id"] is not None:
+        if row["status"] == "completed":
+            raise ConfigError(f"round {number} is completed: it was accepted by the gate")
+        reason = row["reason"] or row["decided_why"]
+        raise ConfigError(f"round {number} was trained and then rejected ({reason}): nothing waits")
+    return "accepted", "the next `roundhouse run` or `nightly` trains on it"
+
+
+def _is_decision(commit: Commit, round_number: int) -> bool:
+    prefix = f"round={round_number}/acceptance/"
+    return commit.operation == _OPERATION and commit.key.startswith(prefix)
+
+
+def _label_set(ledger: Ledger, round_number: int) -> str:
+    """The labels that the gate refused last: 16 hex digits, empty where it refused none."""
+    prefix = f"round={round_number}/acceptance/"
+    refusals = [commit for commit in ledger.commits() if commit.operation != _OPERATION]
+    keys = [commit.key for commit in refusals if commit.key.startswith(prefix)]
+    return keys[-1].removeprefix(prefix) if keys else ""

@@ -1,0 +1,172 @@
+"""`--dry-run`: rows, tokens and cost of the coming night, before anything of it is paid for.
+
+Nothing is loaded and nothing written. Tokens per row are those that the labeler's last published
+round took; where there is none, what the configuration allows at most. Not here: what is spent in
+the end (query `round_costs`), the budgets that stop it (labeling/engines).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from labeling.config import JudgeConfig, LabelerConfig
+from labeling.engine_config import BedrockEngineConfig, OpenAIEngineConfig
+from labeling.engines.prices import Price, known_price
+from labeling.rubric import load_rubric
+from pipeline.config import RunConfig
+from pipeline.sentinels import sentinel_set
+from warehouse.store import WarehouseError
+
+if TYPE_CHECKING:
+    import duckdb
+
+_BYTES_PER_TOKEN = 3  # on the safe side for English: four is usual
+_LAST_ROUND = """
+select round, sum(input_tokens) / count(distinct rollout_id),
+    sum(output_tokens) / count(distinct rollout_id), count(*) / count(distinct rollout_id)
+from labels where labeler = $1 and round is not null group by round order by round desc limit 1
+"""
+_PROMPTS = """
+select count(*) filter (purpose = 'holdout'), avg(strlen(messages)) from prompts
+"""
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """One stage of the night: rows, calls and tokens it will take; None where nobody can say.
+
+    `usd` is None where nothing is paid for, or no price is known (`basis` says so then).
+    """
+
+    stage: str
+    rows: int
+    calls: int
+    input_tokens: int | None
+    output_tokens: int | None
+    usd: float | None
+    basis: str
+
+
+@dataclass(frozen=True)
+class NightPlan:
+    """The coming night's stages; `usd` is the sum of those with a price."""
+
+    round: int
+    stages: tuple[PlannedStage, ...]
+
+    @property
+    def usd(self) -> float:
+        """US dollars."""
+        return sum(stage.usd or 0.0 for stage in self.stages)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What the warehouse can say: the next round, hold-out prompts, mean bytes of a prompt."""
+
+    con: duckdb.DuckDBPyConnection | None
+    round: int
+    holdout: int | None
+    prompt_bytes: float | None
+
+
+def plan_night(config: RunConfig) -> NightPlan:
+    """Sampling, labels and evaluation of the next round."""
+    known = _known(config)
+    counts = config.rollouts
+    holdout_prompts = counts.holdout_prompts or known.holdout or 0
+    rows = {
+        "train": counts.prompts * counts.samples,
+        "eval": holdout_prompts * counts.holdout_samples,
+    }
+    # Night r ends with the evaluation of policy r + 1; the first one begins with that of policy 0.
+    nights = [("train", known.round), ("eval", known.round + 1)]
+    if known.round == 0:
+        nights.insert(0, ("eval", 0))
+    stages: list[PlannedStage] = []
+    for purpose, number in nights:
+        name, count = f"round={number}/{purpose}", rows[purpose]
+        most = "at most" if count else "all hold-out prompts: known once they are read"
+        stages.append(
+            PlannedStage(
+                f"{name}-rollouts", count, count, None, count * counts.max_tokens, None, most
+            )
+        )
+        for labeler in config.labelers:
+            known_texts = sentinel_set(config, labeler) if purpose == "train" else None
+            extra = len(known_texts.of(labeler.criterion)) if known_texts else 0
+            stages.append(_label_stage(config, labeler, f"{name}-labels-", count + extra, known))
+    return NightPlan(known.round, tuple(stages))
+
+
+def _label_stage(
+    config: RunConfig, labeler: LabelerConfig, prefix: str, rows: int, known: _Known
+) -> PlannedStage:
+    stage = prefix + labeler.name
+    last = None
+    if known.con is not None:
+        last = known.con.execute(_LAST_ROUND, [labeler.name]).fetchone()
+    calls_a_row = labeler.samples if isinstance(labeler, JudgeConfig) else 1
+    inputs, outputs = _most_tokens(config, labeler, known)
+    basis = "tokens: at most"
+    if last is not None and last[1] is not None:
+        inputs, outputs = float(last[1]), float(last[2] or 0)
+        basis = f"tokens: as in round {last[0]}"
+    total_in = None if inputs is None else round(rows * inputs)
+    total_out = None if outputs is None else round(rows * outputs)
+    usd, note = _cost(labeler, total_in, total_out)
+    basis = f"{basis}, {note}" if note else basis
+    return PlannedStage(stage, rows, rows * calls_a_row, total_in, total_out, usd, basis)
+
+
+def _most_tokens(
+    config: RunConfig, labeler: LabelerConfig, known: _Known
+) -> tuple[float | None, float | None]:
+    """Input and output tokens of one row at the most; None where prompts are not read yet."""
+    completion = float(config.rollouts.max_tokens)
+    if not isinstance(labeler, JudgeConfig):
+        return completion + 2, 0.0
+    if known.prompt_bytes is None:
+        inputs = None
+    else:
+        texts = len(load_rubric(labeler.rubric).text.encode()) + known.prompt_bytes
+        inputs = labeler.samples * (texts / _BYTES_PER_TOKEN + completion)
+    if labeler.chosen_method == "logprobs":
+        return inputs, 1.0
+    return inputs, float(labeler.samples * labeler.max_output_tokens)
+
+
+def _cost(
+    labeler: LabelerConfig, inputs: int | None, outputs: int | None
+) -> tuple[float | None, str]:
+    """USD of these tokens, and what there is to say about it."""
+    engine = labeler.engine if isinstance(labeler, JudgeConfig) else None
+    if not isinstance(engine, OpenAIEngineConfig | BedrockEngineConfig):
+        return None, ""
+    given = engine.price
+    price = Price(given.input, given.output, "given") if given else known_price(engine.model)
+    if price is None:
+        return None, f"no price for {engine.model}: give engine.price"
+    if inputs is None or outputs is None:
+        return None, "cost: known once the prompts are read"
+    usd = price.cost(inputs, outputs)
+    if engine.budget_usd is not None and usd > engine.budget_usd:
+        return usd, f"MORE than engine.budget_usd {engine.budget_usd:g}"
+    return usd, ""
+
+
+def _known(config: RunConfig) -> _Known:
+    from pipeline.decisions import awaits_training
+    from warehouse.catalog import connect
+
+    try:
+        con = connect(config.warehouse)
+    except WarehouseError:  # the first night makes it
+        return _Known(None, 0, None, None)
+    (last,) = con.execute("select max(round) from rounds").fetchone() or (None,)
+    number = 0 if last is None else int(last) + 1
+    if last is not None and awaits_training(config.warehouse, int(last)):
+        number = int(last)
+    holdout, size = con.execute(_PROMPTS).fetchone() or (0, None)
+    return _Known(con, number, holdout or None, size)

@@ -1,0 +1,172 @@
+"""`roundhouse relabel`: stored rollouts labelled by the configuration's labelers as they are now.
+
+A new revision's rows stand beside the old ones under a key of their own; nothing about a rollout
+is rewritten, and a revision that is there costs nothing. A round that was refused looks at the new
+labels when it is rewarded (`roundhouse train`); rewards that are published name the labels they
+used and stay. Not here: new attempts at the same revision (replay.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from labeling.config import LabelerConfig
+from pipeline import stages
+from pipeline.config import ConfigError, RunConfig
+from pipeline.label_file import chosen_labelers
+from pipeline.labels import labels_key, revision_of, rollouts_key
+from pipeline.night import Run, prepare
+from warehouse.catalog import read_table
+from warehouse.ledger import Ledger
+from warehouse.store import open_store
+
+_FEWEST_PAIRS = 3  # two points always have a perfect order
+
+
+@dataclass(frozen=True)
+class Moved:
+    """One labeler's labels of a round and purpose, beside those of the revision before.
+
+    `statuses` counts final labels; `pairs` have a score under both revisions; `mean_difference` is
+    new minus old, on the scale of scores; `rank_correlation` is Spearman's rho. None: nothing to
+    compare, or no order in one of them.
+    """
+
+    round_number: int
+    purpose: str
+    labeler: str
+    revision: str
+    statuses: dict[str, int]
+    previous: str | None = None
+    pairs: int = 0
+    mean_difference: float | None = None
+    rank_correlation: float | None = None
+
+    def __str__(self) -> str:
+        counts = ", ".join(f"{status} {n}" for status, n in self.statuses.items())
+        text = (
+            f"round {self.round_number} {self.purpose} {self.labeler}@{self.revision}: "
+            f"{sum(self.statuses.values())} rows ({counts})"
+        )
+        if self.previous is None:
+            return f"{text}; the first revision here"
+        text += f"; against @{self.previous}: {self.pairs} scored by both"
+        if self.mean_difference is not None:
+            text += f", mean difference {self.mean_difference:+.4f}"
+        if self.rank_correlation is not None:
+            text += f", rank correlation {self.rank_correlation:.3f}"
+        return text
+
+
+def relabel(
+    config: RunConfig,
+    rounds: Sequence[int],
+    names: Sequence[str],
+    purposes: Sequence[str],
+    say: Callable[[str], None],
+) -> list[Moved]:
+    """Labels the rounds' rollouts by the labelers of these names (none: all), then compares.
+
+    Raises ConfigError for a round without rollouts of any of the purposes, StageFailed.
+    """
+    labelers = chosen_labelers(config, names)
+    work = _work(config, rounds, purposes)
+    run = prepare(config, say)
+    for number, purpose in work:
+        for labeler in labelers:
+            _label(run, number, purpose, labeler)
+    moved = [
+        compare(config, number, purpose, labeler)
+        for number, purpose in work
+        for labeler in labelers
+    ]
+    for one in moved:
+        say(str(one))
+    return moved
+
+
+def _work(
+    config: RunConfig, rounds: Sequence[int], purposes: Sequence[str]
+) -> list[tuple[int, str]]:
+    """The rounds and purposes that have rollouts; every round asked for has some."""
+    ledger = Ledger(open_store(config.warehouse))
+    work = []
+    for number in sorted(set(rounds)):
+        there = [p for p in purposes if ledger.find(rollouts_key(number, p)) is not None]
+        if not there:
+            raise ConfigError(
+                f"--round {number}: {config.warehouse} has no {' or '.join(purposes)} rollouts of "
+                "it; relabel is for stored rounds"
+            )
+        work += [(number, purpose) for purpose in there]
+    return work
+
+
+def _label(run: Run, number: int, purpose: str, labeler: LabelerConfig) -> None:
+    revision = revision_of(run.config, labeler)
+    if run.is_published(labels_key(number, purpose, labeler.name, revision)):
+        run.say(
+            f"  round {number} {purpose}: {labeler.name}@{revision} is there already; nothing "
+            "is asked again"
+        )
+        return
+    name = rollouts_key(number, purpose).replace("rollouts", f"labels-{labeler.name}")
+    run.stage("labelling", name, stages.label, number, purpose, labeler.name)
+
+
+def compare(config: RunConfig, number: int, purpose: str, labeler: LabelerConfig) -> Moved:
+    """The present revision's labels against those of the revision that was published before."""
+    from scipy.stats import spearmanr
+
+    revision = revision_of(config, labeler)
+    key = labels_key(number, purpose, labeler.name, revision)
+    now = _final(config, number, key)
+    counts = {x["values"]: x["counts"] for x in now["status"].value_counts().to_pylist()}
+    counts = dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+    previous = _previous(config, labels_key(number, purpose, labeler.name, ""), revision)
+    if previous is None:
+        return Moved(number, purpose, labeler.name, revision, counts)
+    old_key = labels_key(number, purpose, labeler.name, previous)
+    before = _final(config, number, old_key).select([*_SUBJECT, "score"])
+    both = now.join(before, keys=_SUBJECT, join_type="inner", right_suffix="_before")
+    both = both.filter(pc.field("score").is_valid() & pc.field("score_before").is_valid())
+    new, old = (both[name].to_numpy() for name in ("score", "score_before"))
+    has_order = len(new) >= _FEWEST_PAIRS and len(set(new)) > 1 and len(set(old)) > 1
+    return Moved(
+        number,
+        purpose,
+        labeler.name,
+        revision,
+        counts,
+        previous,
+        pairs=len(new),
+        mean_difference=float((new - old).mean()) if len(new) else None,
+        rank_correlation=float(spearmanr(new, old).statistic) if has_order else None,
+    )
+
+
+_SUBJECT = ["rollout_id", "partner_rollout_id", "pair_order", "sample_index"]
+
+
+def _final(config: RunConfig, number: int, key: str) -> pa.Table:
+    columns = [*_SUBJECT, "status", "score", "is_final"]
+    labels = read_table(config.warehouse, "labels", rounds=[number], keys=[key], columns=columns)
+    labels = labels.filter(pc.field("is_final")).drop_columns(["is_final"])
+    for name in ("partner_rollout_id", "pair_order"):  # a NULL meets no NULL in a join
+        place = labels.column_names.index(name)
+        labels = labels.set_column(place, name, pc.fill_null(labels[name], ""))
+    return labels
+
+
+def _previous(config: RunConfig, prefix: str, revision: str) -> str | None:
+    """The revision whose labels were published last, of all but this one."""
+    found = None
+    for commit in Ledger(open_store(config.warehouse)).commits():
+        name = commit.key.removeprefix(prefix)
+        if commit.key.startswith(prefix) and "/" not in name and name != revision:
+            found = name
+    return found

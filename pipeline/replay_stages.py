@@ -1,0 +1,143 @@
+"""Stages of `roundhouse replay-dead`: failed labels and refused prompts, tried again.
+
+Each ends in one commit that amends the one whose work it does again. Not here: which stages have
+something to do (replay.py), what becomes of the rows (replay_rows.py).
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from labeling.config import JudgeConfig
+from pipeline.config import RunConfig
+from pipeline.labels import label_subjects, labels_key, read_subjects, revision_of, rollouts_key
+from pipeline.publishing import StageReport, code_version
+from pipeline.replay_rows import failed_labels, with_new_attempts
+from pipeline.rollouts import sample_prompts
+from pipeline.stage import Manifest, StageSpec, staged_rows
+from warehouse.catalog import read_table
+from warehouse.ledger import Ledger
+from warehouse.publish import publish, read_staged
+from warehouse.store import open_store
+
+RETRIED = ("throttled", "timeout", "error")  # what another time may go well
+
+
+def relabel_failed(
+    config: RunConfig, number: int, purpose: str, name: str, statuses: Sequence[str]
+) -> StageReport:
+    """The stage: labels what one labeler failed at or missed, and amends its commit."""
+    labeler = config.labeler(name)
+    key = labels_key(number, purpose, name, revision_of(config, labeler))
+    old = read_table(config.warehouse, "labels", rounds=[number], keys=[key])
+    failed = failed_labels(old, statuses)
+    unlabelled = rollout_ids(config, number, purpose) - set(old["rollout_id"].to_pylist())
+    wanted = pa.array(sorted(unlabelled | set(failed["rollout_id"].to_pylist())), pa.string())
+    if not len(wanted):  # another run has been here
+        return StageReport(key)
+    subjects = read_subjects(config.warehouse, number, purpose)
+    subjects = subjects.filter(pc.field("rollout_id").isin(wanted))
+    if isinstance(labeler, JudgeConfig) and not set(statuses) <= set(RETRIED):
+        # An answer that was read and refused is kept; only a new one can be another.
+        labeler = labeler.model_copy(update={"reuse_answers": False})
+    new_key, removed = _amendment(config, key, "labels")
+    stage = rollouts_key(number, purpose).replace("rollouts", f"labels-{name}")
+    spec, manifests = label_subjects(config, labeler, stage, new_key, subjects)
+    fresh = read_staged(staged_rows(spec, manifests, "rows"), "labels")
+    rows = with_new_attempts(old, fresh, failed, unlabelled)
+    _amend(config, key, new_key, {"labels": rows}, removed, number, spec)
+    left = failed_labels(rows, statuses).num_rows
+    return _report(new_key, manifests, len(wanted), left, "labels")
+
+
+def resample(config: RunConfig, number: int, purpose: str) -> StageReport:
+    """The stage: samples the prompts that were refused, and amends the rollouts' commit."""
+    key = rollouts_key(number, purpose)
+    dead = dead_prompts(config, number, purpose)
+    if not dead:
+        return StageReport(key)
+    prompts = read_table(
+        config.warehouse, "prompts", columns=["prompt_id", "purpose", "messages"]
+    ).filter(pc.field("prompt_id").isin(pa.array(list(dead), pa.string())))
+    new_key, _ = _amendment(config, key, "rollouts")
+    spec, manifests = sample_prompts(config, number, purpose, new_key, prompts.sort_by("prompt_id"))
+    again = read_staged(staged_rows(spec, manifests, "dead"), "dead_letters")
+    attempts = [int(str(dead[row]["attempt"])) + 1 for row in again["row_id"].to_pylist()]
+    place = again.schema.get_field_index("attempt")
+    again = again.set_column(place, again.schema.field(place), pa.array(attempts, pa.int16()))
+    rollouts = read_staged(staged_rows(spec, manifests, "rows"), "rollouts")
+    tables = {"rollouts": rollouts, "dead_letters": again}
+    _amend(config, key, new_key, tables, [], number, spec)
+    return _report(new_key, manifests, len(dead), again.num_rows, "completions")
+
+
+def rollout_ids(config: RunConfig, number: int, purpose: str) -> set[str]:
+    """The ids of a round's rollouts of one purpose."""
+    key = rollouts_key(number, purpose)
+    rollouts = read_table(
+        config.warehouse, "rollouts", rounds=[number], columns=["rollout_id"], keys=[key]
+    )
+    return set(rollouts["rollout_id"].to_pylist())
+
+
+def dead_prompts(config: RunConfig, number: int, purpose: str) -> dict[str, dict[str, object]]:
+    """Prompt id -> its latest dead letter, of the refused prompts that have no rollouts since."""
+    key = rollouts_key(number, purpose)
+    letters = read_table(config.warehouse, "dead_letters", rounds=[number], keys=[key])
+    sampled = read_table(
+        config.warehouse, "rollouts", rounds=[number], columns=["prompt_id"], keys=[key]
+    )
+    done = set(sampled["prompt_id"].to_pylist())
+    rows = letters.sort_by("attempt").to_pylist()
+    return {row["row_id"]: row for row in rows if row["row_id"] not in done}
+
+
+def _amendment(config: RunConfig, key: str, table: str) -> tuple[str, list[str]]:
+    """The key of the next commit that amends `key`, and the table's files that are its work now."""
+    ledger = Ledger(open_store(config.warehouse))
+    earlier = sum(commit.meta.get("amends") == key for commit in ledger.commits())
+    files = [file.path for file in ledger.files_of([key], table=table)]
+    return f"{key}/replay-{earlier + 1}", files
+
+
+def _amend(
+    config: RunConfig,
+    key: str,
+    new_key: str,
+    tables: dict[str, pa.Table],
+    removed: list[str],
+    number: int,
+    spec: StageSpec,
+) -> None:
+    """One commit; a second run that was quicker makes this one fail, and nothing is doubled."""
+    publish(
+        config.warehouse,
+        new_key,
+        tables,
+        round=number,
+        remove=removed,
+        code_version=code_version(),
+        config_sha256=spec.config_sha256,
+        meta={"amends": key},
+        operation="replay",
+    )
+    shutil.rmtree(spec.folder, ignore_errors=True)
+
+
+def _report(
+    key: str, manifests: Sequence[Manifest], tried: int, left: int, unit: str
+) -> StageReport:
+    return StageReport(
+        key,
+        rows=tried,
+        made=sum(m.rows_out for m in manifests),
+        unit=unit,
+        tokens=sum(m.tokens for m in manifests),
+        load_seconds=sum(m.load_seconds for m in manifests),
+        work_seconds=sum(m.work_seconds for m in manifests),
+        notes={"tried again": str(tried), "failed again": str(left)},
+    )
