@@ -98,7 +98,7 @@ def _work_folder(out: Path) -> Iterator[Path]:
         raise StageFailed(f"{reason}\n{out} is not written.") from error
     finally:
         if keep_logs:
-            for part in work.glob("labels-*"):
+            for part in (*work.glob("labels-*"), *work.glob("spending.sqlite*")):
                 part.unlink()
             shutil.rmtree(work / _PROGRESS, ignore_errors=True)
         else:
