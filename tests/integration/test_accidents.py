@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -50,13 +51,23 @@ def kill_in(root: Path, stage: str, *, driver: bool, wait: float) -> None:
     if driver:
         process.kill()
     else:
-        # The stage is the leader of its own process group, the fork server is not.
-        for child in children:
-            if child.is_running() and os.getpgid(child.pid) == child.pid:
-                child.kill()
+        kill_stage_process(process)
     process.wait(timeout=120)
     _, alive = psutil.wait_procs(children, timeout=30)
     assert not alive, f"processes outlived the kill: {alive}"
+
+
+def kill_stage_process(driver: subprocess.Popen[bytes]) -> None:
+    """Kills the stage at work, or the next where a quick one is over: between two there is none."""
+    while driver.poll() is None:
+        for child in psutil.Process(driver.pid).children(recursive=True):
+            # The stage is the leader of its own process group, the fork server is not.
+            with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+                is_over = child.status() == psutil.STATUS_ZOMBIE
+                if os.getpgid(child.pid) == child.pid and not is_over:
+                    child.kill()
+                    return
+        time.sleep(0.01)
 
 
 def test_killed_in_every_stage_it_ends_in_the_same_tables(warehouse, tmp_path):
