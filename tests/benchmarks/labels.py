@@ -58,7 +58,7 @@ def lasting_worker(folder: str) -> LastingWorker:
         "labelers.toxicity.self_test=[]",  # random weights know nothing
     ]
     config = load_config("demo", sets)
-    return LastingWorker(LabelerSettings(config, config.labeler("toxicity")))
+    return LastingWorker(LabelerSettings(config, config.labeler("toxicity"), 0))
 
 
 def main() -> None:
