@@ -17,6 +17,7 @@ import json
 import random
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,25 @@ from pipeline.stage import Manifest, StageSpec, run_stage, split_rows
 from tests.benchmarks.figures import print_figure, print_ratio, seconds_in_turn
 from training.starter_tokenizers import bpe_classifier_tokenizer, train_bpe
 
-REPEATS, WINDOW, RANDOM_BATCH = 5, 512, 32
-# Texts, least ratio to random batches, largest difference of a logit.
-SHORT, LONG = (16384, 3.0, 1e-5), (1024, 4.0, 1e-6)
+WINDOW, RANDOM_BATCH = 512, 32
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Texts and repeats; the model's width; least ratio to random batches; most a logit differs."""
+
+    texts: int
+    repeats: int
+    hidden: int
+    layers: int
+    ratio: float
+    tolerance: float
+
+
+# Short: the smallest model there is, so that what the stage adds shows. Long: one whose forward
+# pass is what costs, as in any classifier of use; a small one hides what padding wastes.
+SHORT = Setting(16384, 5, 96, 2, 3.0, 1e-5)
+LONG = Setting(768, 3, 256, 4, 4.0, 1e-6)
 WARM_UP_TEXTS = 256
 HH = Path(__file__).parents[3] / "shared" / "data" / "hh-rlhf"
 # Words of HH's 6,211 distinct assistant turns: mean and deviation of the logarithm.
@@ -64,17 +81,16 @@ def lasting_worker(folder: str) -> LastingWorker:
 def main() -> None:
     """Prints labels/s of the stage, the bare loop and random batches, and how far logits differ."""
     turns, source = hh_texts()
-    measure("labels", turns, source, *SHORT)
+    measure("labels", turns, source, SHORT)
     mixed, source = long_mixed_texts(turns)
-    measure("labels, long", mixed, source, *LONG)
+    measure("labels, long", mixed, source, LONG)
 
 
-def measure(
-    name: str, texts: list[str], source: str, count: int, ratio: float, tolerance: float
-) -> None:
-    """One corpus, three ways in turn: `count` of its texts that fit a window."""
+def measure(name: str, texts: list[str], source: str, setting: Setting) -> None:
+    """One corpus, three ways in turn: some of its texts that fit a window."""
+    count = setting.texts
     with tempfile.TemporaryDirectory() as here:
-        build_model(Path(here), texts)
+        build_model(Path(here), texts, setting)
         worker = lasting_worker(here)
         lengths = [len(ids) for ids in encode(worker, texts)]
         fitting = [text for text, n in zip(texts, lengths, strict=True) if n <= WINDOW]
@@ -87,18 +103,19 @@ def measure(
             "bare": lambda n: last.update(bare=_bare(worker, _part(chosen, n))),
             "random": lambda n: last.update(random=_random(worker, _part(chosen, n))),
         }
-        spent = seconds_in_turn(ways, REPEATS)
+        spent = seconds_in_turn(ways, setting.repeats)
         last["stage"] = written_logits(*last["stage"])
     note = f"{count:,} texts from {len(fitting):,} {source}, {len(texts) - len(fitting)} too long"
-    note += f", median of {REPEATS}"
+    note += f", median of {setting.repeats}; hidden size {setting.hidden}"
     print_ratio(name, "labels", count, spent["stage"], spent["bare"], 0.9,
                 against="bare sorted loop", note=note)  # fmt: skip
-    print_ratio(f"{name}, random order", "labels", count, spent["stage"], spent["random"], ratio,
-                against=f"random batches of {RANDOM_BATCH}", note=note)  # fmt: skip
+    print_ratio(f"{name}, random order", "labels", count, spent["stage"], spent["random"],
+                setting.ratio, against=f"random batches of {RANDOM_BATCH}", note=note)  # fmt: skip
     for way in ("bare", "random"):
         distance = float(np.abs(last["stage"] - last[way]).max())
         print_figure(f"{name}, logits, {way}", f"largest difference {distance:.1e}",
-                     wanted=f"<= {tolerance:.0e}", is_met=distance <= tolerance)  # fmt: skip
+                     wanted=f"<= {setting.tolerance:.0e}",
+                     is_met=distance <= setting.tolerance)  # fmt: skip
 
 
 def _part(rows: Any, repeat: int) -> Any:
@@ -151,18 +168,18 @@ def assistant_turns(path: Path) -> Iterator[str]:
                         yield text
 
 
-def build_model(folder: Path, texts: list[str]) -> None:
-    """starter-toxicity's shape with WINDOW positions; a vocabulary that fits the texts."""
+def build_model(folder: Path, texts: list[str], setting: Setting) -> None:
+    """starter-toxicity's kind with WINDOW positions; a vocabulary that fits the texts."""
     from transformers import RobertaConfig, RobertaForSequenceClassification
 
     tokenizer = bpe_classifier_tokenizer(train_bpe(texts, 8192), longest=WINDOW)
     torch.manual_seed(0)
     config = RobertaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=96,
-        intermediate_size=256,
-        num_hidden_layers=2,
-        num_attention_heads=3,
+        hidden_size=setting.hidden,
+        intermediate_size=setting.hidden * 8 // 3,
+        num_hidden_layers=setting.layers,
+        num_attention_heads=setting.hidden // 32,
         max_position_embeddings=WINDOW + tokenizer.pad_token_id + 1,
         type_vocab_size=1,
         pad_token_id=tokenizer.pad_token_id,
