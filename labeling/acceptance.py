@@ -48,8 +48,8 @@ def label_findings(
 ) -> list[Finding]:
     """Checks of a round's final labels (columns of table `labels`) by one labeler.
 
-    `rollouts` is how many completions there are to label. Pairwise rows count for the order's
-    consistency only.
+    `rollouts` is how many completions there are to label. Of a pairwise judge both orders count as
+    labels, and their mean for the order's consistency only.
     """
     pairs = [row for row in labels if row["partner_rollout_id"] is not None]
     single = [row for row in labels if row["partner_rollout_id"] is None]
@@ -57,8 +57,9 @@ def label_findings(
     if single or not pairs:
         coverage = len(single) / max(rollouts, 1)
         found.append(_at_least(labeler, "coverage", coverage, limits.min_coverage))
-    found += _status_findings(labeler, labels, limits)
-    found += _change_findings(labeler, labels)
+    calls = [*single, *(row for row in pairs if row["pair_order"] is not None)]
+    found += _status_findings(labeler, calls, limits)
+    found += _change_findings(labeler, calls)
     judged = [row["is_consistent"] for row in pairs if row["is_consistent"] is not None]
     if judged:
         share = sum(judged) / len(judged)

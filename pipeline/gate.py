@@ -25,7 +25,14 @@ from warehouse.catalog import read_table
 from warehouse.ledger import Ledger
 from warehouse.store import open_store
 
-_LABEL_COLUMNS = ["partner_rollout_id", "is_consistent", "status", "revision", "model"]
+_LABEL_COLUMNS = [
+    "partner_rollout_id",
+    "pair_order",
+    "is_consistent",
+    "status",
+    "revision",
+    "model",
+]
 _LABEL_COLUMNS += ["model_revision", "template_sha256"]
 
 

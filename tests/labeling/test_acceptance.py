@@ -15,8 +15,8 @@ Row = dict[str, Any]
 
 def label(status: str = "ok", **more: Any) -> Row:
     return {
-        "partner_rollout_id": None, "is_consistent": None, "status": status, "revision": "r1",
-        "model": "m", "model_revision": "m1", "template_sha256": "t1",
+        "partner_rollout_id": None, "pair_order": None, "is_consistent": None, "status": status,
+        "revision": "r1", "model": "m", "model_revision": "m1", "template_sha256": "t1",
     } | more  # fmt: skip
 
 
@@ -92,9 +92,21 @@ def test_a_row_that_nobody_answered_tells_nothing_about_the_model() -> None:
 
 
 def test_a_judge_that_prefers_a_place_is_found() -> None:
-    pairs = [label(partner_rollout_id="b", is_consistent=n % 2 == 0) for n in range(100)]
+    pairs = [
+        label(partner_rollout_id="b", pair_order=order, is_consistent=None if order else n % 2 == 0)
+        for n in range(100)
+        for order in ("AB", "BA", None)
+    ]
     (finding,) = failed(label_findings("judge", pairs, 100, LIMITS)).values()
     assert (finding.check, finding.value) == ("order consistency", 0.5)
+
+
+def test_both_orders_of_a_pair_are_labels_and_their_mean_is_none() -> None:
+    orders = [label(partner_rollout_id="b", pair_order=order) for order in ("AB", "BA")] * 50
+    means = [label("refusal", partner_rollout_id="b")] * 50
+    assert failed(label_findings("judge", orders + means, 100, LIMITS)) == {}
+    orders[:20] = [label("refusal", partner_rollout_id="b", pair_order="AB")] * 20
+    assert "ok rate" in failed(label_findings("judge", orders + means, 100, LIMITS))
 
 
 def test_a_judge_that_always_says_nine_has_no_kappa() -> None:

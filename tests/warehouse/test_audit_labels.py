@@ -18,7 +18,8 @@ from tests.warehouse.audit_builder import (
     preference,
     samples,
 )
-from tests.warehouse.builder import label, rollout, round_row
+from tests.warehouse.builder import label, publish_rows, rollout, round_row
+from warehouse.catalog import connect, load_query
 
 
 def test_absent_labelers_are_those_that_skip_a_round(tmp_path: Path) -> None:
@@ -266,3 +267,28 @@ def test_retest_noise_of_repeated_samples(tmp_path: Path) -> None:
     assert (row["groups"], row["exact_agreement"]) == (2, 0.5)
     assert row["mean_sd"] == pytest.approx(0.2 / sqrt(2) / 2)
     assert row["worst_spread"] == pytest.approx(0.2)
+
+
+def test_a_second_try_and_a_pair_s_mean_are_no_defects(tmp_path: Path) -> None:
+    row, partner = rollout(0, "p1", 0), rollout(0, "p1", 1)
+    tries = [
+        label(row, None, "judge", attempt=0, is_final=False, status="malformed",
+              sampling_json='{"max_tokens": 64}'),
+        label(row, 0.5, "judge", attempt=1, sampling_json='{"max_tokens": 128}', supersedes="x"),
+        label(partner, 0.5, "judge", sampling_json='{"max_tokens": 64}'),
+    ]  # fmt: skip
+    pair = {"partner_rollout_id": partner["rollout_id"], "mode": "pairwise"}
+    orders = [
+        label(row, score, "pairs", pair_order=order, **pair) | {
+            "label_id": f"pair-{order}", "label_key": f"pair-{order}",
+        }
+        for order, score in (("AB", 1.0), ("BA", 1.0), (None, 1.0))
+    ]  # fmt: skip
+    publish_rows(tmp_path, "rollouts", 0, rollouts=[row, partner])
+    publish_rows(tmp_path, "labels", 0, labels=tries + orders)
+    con = connect(tmp_path)
+    assert con.sql(load_query("labeler_drifts")).fetchall() == []
+    calls = con.sql(load_query("labeler_calls")).project("labeler, calls").fetchall()
+    assert sorted(calls) == [("judge", 3), ("pairs", 2)]
+    rates = con.sql(load_query("label_failure_rates")).project("labeler, attempts").fetchall()
+    assert sorted(rates) == [("judge", 2), ("pairs", 2)]

@@ -8,6 +8,8 @@ first_attempts as (
 
     select *
     from labels
+    -- The mean of a pair's two orders is no call.
+    where partner_rollout_id is null or pair_order is not null
     qualify row_number() over (
         partition by label_key
         order by attempt, label_id

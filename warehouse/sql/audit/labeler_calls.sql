@@ -9,6 +9,8 @@ attempts as (
         *,
         is_final and status in ('ok', 'ok_repaired') as is_usable,
     from labels
+    -- The mean of a pair's two orders is no call.
+    where partner_rollout_id is null or pair_order is not null
 
 ),
 
