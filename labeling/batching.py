@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 Ids = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+# (ids, mask: int64 [rows, width]) -> logits [rows, labels]
+Forward = Callable[[Ids, Ids], Floats]
 
 
 def token_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:

@@ -36,7 +36,7 @@ Progress = Callable[[int], None]
 
 
 class ClassifierLabeler:
-    """See labeling.labelers.Labeler."""
+    """See labeling.labeler.Labeler."""
 
     def __init__(
         self, config: ClassifierConfig, model: ModelIdentity, revision: str, *, device: str

@@ -38,7 +38,7 @@ _ROUNDING = 1e-3  # a log-probability further above 0 is none
 
 
 class JudgeLabeler:
-    """See labeling.labelers.Labeler."""
+    """See labeling.labeler.Labeler."""
 
     def __init__(
         self,

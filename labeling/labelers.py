@@ -1,4 +1,4 @@
-"""Labelers by configuration: what a labeler offers, how one is built, how it is named for ever.
+"""Labelers by configuration: how one is built, how it is named for ever.
 
 Light until a labeler is built: a revision costs a hash of the model's files, not a load.
 """
@@ -8,45 +8,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from typing import Protocol
-
-import pyarrow as pa
 
 from labeling.config import ClassifierConfig, JudgeConfig, LabelerConfig, RewardModelConfig
 from labeling.engine_config import TransformersEngineConfig, VllmEngineConfig
 from labeling.engines.chat import PaidWork
 from labeling.judge_prompt import PROMPT_VERSION, REASONS_SHA256
-from labeling.label import PARSER_VERSION, LabelIdentity, LabelingError
+from labeling.label import PARSER_VERSION, LabelingError
+from labeling.labeler import Labeler
 from labeling.model_identity import ModelIdentity, identify_model
 from labeling.rubric import Rubric, load_rubric
 from labeling.verdict import VERDICT_VERSION
 from labeling.written_prompt import WORDING_SHA256
 from labeling.written_score import MOST_BRACKET
-
-
-class Labeler(Protocol):
-    """A loaded labeler."""
-
-    identity: LabelIdentity
-
-    def label(self, subjects: pa.Table, progress: Callable[[int], None] | None = None) -> pa.Table:
-        """One final row of table `labels` per subject, in their order.
-
-        A judge that asked several times has the earlier attempts before it, as rows not final.
-        Columns read: rollout_id, round, prompt_id, completion, completion_sha256 and, by judges,
-        messages (JSON list of role and content). A text that cannot be labelled gets a status;
-        only a dead backend raises (LabelingError). `progress` gets the rows done since its last
-        call.
-        """
-        ...
-
-    def template_rows(self) -> pa.Table:
-        """Rows of table `templates` that its labels refer to."""
-        ...
-
-    def close(self) -> None:
-        """Frees the model."""
-        ...
 
 
 def build_labeler(

@@ -12,16 +12,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from labeling.label import label_id, label_key
+from labeling.labeler import Labeler
 from warehouse.schemas import SCORED_STATUSES, TABLES
-
-if TYPE_CHECKING:
-    from labeling.labelers import Labeler
 
 Row = dict[str, Any]
 _ORDERS = ("AB", "BA")
@@ -35,7 +33,7 @@ _OF_A_CALL = (
 
 
 class PairwiseJudgeLabeler:
-    """See labeling.labelers.Labeler. Its subjects are pairs, as `pair_subjects` makes them."""
+    """See labeling.labeler.Labeler. Its subjects are pairs, as `pair_subjects` makes them."""
 
     def __init__(self, judge: Labeler) -> None:
         """`judge` has a rubric that compares; asked about one order it scores the first one."""

@@ -37,7 +37,7 @@ Progress = Callable[[int], None]
 
 
 class RewardModelLabeler:
-    """See labeling.labelers.Labeler."""
+    """See labeling.labeler.Labeler."""
 
     def __init__(
         self, config: RewardModelConfig, model: ModelIdentity, revision: str, *, device: str

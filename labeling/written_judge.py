@@ -52,7 +52,7 @@ class _Question:
 
 
 class WrittenJudgeLabeler:
-    """See labeling.labelers.Labeler; several rows per subject, of which one is final."""
+    """See labeling.labeler.Labeler; several rows per subject, of which one is final."""
 
     def __init__(
         self,

@@ -26,7 +26,8 @@ import pyarrow.parquet as pq
 from labeling.config import LabelerConfig
 from labeling.engines.chat import PaidWork
 from labeling.label import Measurement, label_rows
-from labeling.labelers import Labeler, build_labeler
+from labeling.labeler import Labeler
+from labeling.labelers import build_labeler
 from pipeline.config import ConfigError, RunConfig
 from pipeline.device import choose_device
 from pipeline.progress import Heartbeat, StageDisplay

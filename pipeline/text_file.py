@@ -70,7 +70,7 @@ def read_subjects(path: Path, shard_rows: int) -> Iterator[list[Subject]]:
 
 
 def subject_table(subjects: list[Subject]) -> pa.Table:
-    """What a labeler reads of a shard (see labeling.labelers.Labeler); `round` is NULL."""
+    """What a labeler reads of a shard (see labeling.labeler.Labeler); `round` is NULL."""
     texts = [subject.completion or "" for subject in subjects]
     return pa.table(
         {

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from labeling.batching import Ids
+from labeling.batching import Floats, Forward, Ids
 from labeling.config import ClassifierConfig
 from labeling.label import LabelingError
 from labeling.model_identity import ModelIdentity
-
-Floats = npt.NDArray[np.float64]
-# (ids, mask: int64 [rows, width]) -> logits [rows, labels]
-Forward = Callable[[Ids, Ids], Floats]
 
 
 def load_forward(

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from labeling.batching import Ids
-from labeling.engines.classifier_forward import Floats, Forward
+from labeling.batching import Floats, Forward, Ids
 from labeling.label import LabelingError
 from labeling.model_identity import ModelIdentity
 

@@ -13,7 +13,8 @@ from statistics import mean
 
 import pytest
 
-from labeling.labelers import Labeler, build_labeler
+from labeling.labeler import Labeler
+from labeling.labelers import build_labeler
 from labeling.sentinel import CANARIES, load_sentinels
 from pipeline.config import load_config
 from pipeline.policies import resolve

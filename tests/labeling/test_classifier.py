@@ -14,7 +14,8 @@ from pydantic import ValidationError
 
 from labeling.config import ClassifierConfig
 from labeling.label import LabelingError
-from labeling.labelers import Labeler, build_labeler
+from labeling.labeler import Labeler
+from labeling.labelers import build_labeler
 from tests.labeling.models import (
     save_random_classifier,
     save_word_classifier,

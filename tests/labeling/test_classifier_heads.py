@@ -13,7 +13,8 @@ from pydantic import ValidationError
 
 from labeling.config import ClassifierConfig
 from labeling.label import LabelingError
-from labeling.labelers import Labeler, build_labeler
+from labeling.labeler import Labeler
+from labeling.labelers import build_labeler
 from tests.labeling.models import save_random_classifier, subjects
 
 DAVIDSON = {"hate": 1.0, "offensive": 0.5, "neither": 0.0}

@@ -10,7 +10,8 @@ import pytest
 
 from labeling.config import ClassifierConfig
 from labeling.label import LabelingError
-from labeling.labelers import Labeler, build_labeler, labeler_revision
+from labeling.labeler import Labeler
+from labeling.labelers import build_labeler, labeler_revision
 from tests.labeling.models import save_random_classifier, subjects
 
 IS_INSTALLED = all(importlib.util.find_spec(n) for n in ("onnxruntime", "onnx", "onnxscript"))

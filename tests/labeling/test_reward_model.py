@@ -13,7 +13,8 @@ from pydantic import ValidationError
 
 from labeling.config import RewardModelConfig
 from labeling.label import LabelingError
-from labeling.labelers import Labeler, build_labeler, labeler_revision
+from labeling.labeler import Labeler
+from labeling.labelers import build_labeler, labeler_revision
 from labeling.reward import compute_rewards, fit_scale
 from labeling.reward_config import RewardConfig
 from tests.labeling.models import CHATML, byte_tokenizer, save_random_classifier, subjects
