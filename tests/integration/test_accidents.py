@@ -176,7 +176,7 @@ def test_refused_labels_are_stored_marked_and_not_trained_on(tmp_path):
     # No judge puts all its probability on nine tokens: every label is low_mass.
     sets = ["labelers.helpful-judge.min_label_mass=1.0", "rounds=1"]
     done = nights.run(root, *sets, code=4)
-    assert "refused, not trained on: helpful-judge: ok rate 0.0" in done.stdout
+    assert "refused, not trained on: helpful-judge: ok rate 0, wanted >= 0.95" in done.stdout
     (night,) = read_table(root, "rounds").to_pylist()
     assert night["status"] == "refused"
     assert night["policy_revision_in"] == night["policy_revision_out"]
