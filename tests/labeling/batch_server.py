@@ -21,7 +21,6 @@ import boto3
 import botocore.session
 from aiohttp import web
 from botocore.validate import ParamValidator
-from moto.server import ThreadedMotoServer
 
 from labeling.engine_config import BedrockEngineConfig
 from labeling.engines.chat import ChatEngine, ChatRequest
@@ -204,16 +203,6 @@ def _refused(status: int, code: str, message: str) -> web.Response:
 
 
 # ----- where it runs and who asks it
-
-
-@contextmanager
-def s3_server() -> Iterator[str]:
-    """The address of a real S3 server."""
-    server = ThreadedMotoServer("127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
 
 
 @contextmanager

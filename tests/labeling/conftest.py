@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.labeling.batch_server import BatchServer, batches, s3_server
+from tests.labeling.batch_server import BatchServer, batches
 from tests.labeling.models import save_judge, save_random_classifier, save_word_classifier
+from tests.s3_server import s3_server
 
 
 @pytest.fixture(scope="session")

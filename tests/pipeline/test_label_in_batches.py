@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from pipeline.config import load_config
-from tests.labeling.batch_server import BatchServer, Record, batches, by_tool, config_of, s3_server
+from tests.labeling.batch_server import BatchServer, Record, batches, by_tool, config_of
+from tests.s3_server import s3_server
 
 
 def configuration(server: BatchServer, folder: Path) -> Path:
@@ -41,10 +42,11 @@ def test_a_file_of_texts_is_labelled_by_one_job(tmp_path: Path):
         return [by_tool(record, 1 + place % 9)] if place != 3 else []
 
     with s3_server() as url, batches(url) as (server, environment):
-        server.reply = reply
+        server.replies = reply
         command = [sys.executable, "-m", "pipeline.cli", "label", "--input", str(texts)]
         command += ["--config", str(configuration(server, tmp_path)), "--out", str(out)]
         command += ["--labeler", "claude"]
+        environment |= {"ROUNDHOUSE_CACHE": str(tmp_path / "cache")}  # no earlier run's answers
         done = subprocess.run(
             command, env=os.environ | environment, capture_output=True, text=True, check=False
         )
