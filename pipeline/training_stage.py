@@ -48,6 +48,7 @@ def train(config: RunConfig, round_number: int) -> StageReport:
         policy_dir=policy.folder,
         reference_dir=reference.folder,
         out_dir=folder / "policy",
+        work_dir=folder / "points",
         config=config.training,
         kl_coefficient=coefficient,
         round=round_number,

@@ -16,13 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+from torch import Tensor
 
 from training.actor_critic import ActorCritic, sequence_logprobs
+from training.checkpoint import Checkpoints
 from training.config import TrainingConfig
 from training.dataset import TrainingSet
+from training.gates import ParityError
 from training.ppo_steps import DivergedError, Progress, train_epochs
 from training.revision import policy_revision
-from training.stored_round import ParityError, StoredRound, prepare_round
+from training.stored_round import PreparedRound, StoredRound, prepare_round
 from training.training_log import (
     Floats,
     MetricsLog,
@@ -63,37 +66,52 @@ def train_ppo(
     seed: int,
     device: str = "auto",
     progress: Progress | None = None,
+    work_dir: Path | None = None,
 ) -> TrainingOutcome:
     """Trains the policy in `policy_dir` on `rows`, writes the next one to `out_dir` in one rename.
 
-    Raises ParityError, DivergedError, before anything is written.
+    With `work_dir` a killed call goes on where it was, on a CPU to the same bits. Raises
+    ParityError, DivergedError, before `out_dir` is written.
     """
     started = time.monotonic()
     policy, reference = policy_revision(policy_dir), policy_revision(reference_dir)
     run_id = training_run_id(rows, config, round, policy, reference, kl_coefficient, seed)
-    log = MetricsLog(run_id, round)
-    # The reference comes and goes before the policy is loaded: one model in memory at a time.
-    reference_logprobs = (
-        None if policy == reference else _reference(rows, reference_dir, config, device)
-    )
-    model = ActorCritic.load(policy_dir, device=device, dtype=config.dtype)
-    stored, metrics = prepare_round(
-        model, rows, reference_logprobs, config, kl_coefficient=kl_coefficient, seed=seed
-    )
+    log, checkpoints = MetricsLog(run_id, round), Checkpoints(work_dir, run_id)
+
+    def prepare() -> tuple[ActorCritic, PreparedRound]:
+        # The reference comes and goes before the policy is loaded: one model in memory at a time.
+        logprobs = None if policy == reference else _reference(rows, reference_dir, config, device)
+        model = ActorCritic.load(policy_dir, device=device, dtype=config.dtype)
+        prepared = prepare_round(
+            model, rows, logprobs, config, kl_coefficient=kl_coefficient, seed=seed
+        )
+        checkpoints.save_prepared(prepared, model.value_head.state_dict())
+        return model, prepared
+
+    kept = checkpoints.prepared(rows)
+    if kept is None:
+        model, prepared = prepare()
+    else:
+        model = ActorCritic.load(policy_dir, device=device, dtype=config.dtype)
+        prepared, head = kept
+        model.value_head.load_state_dict(head)
     epochs, last = train_epochs(
-        model, rows, stored, config, log, order_seed=(seed, round), progress=progress or _silent
-    )
+        model, prepared, config, log, checkpoints, order_seed=(seed, round),
+        progress=progress or _silent,
+    )  # fmt: skip
+    rows, metrics = prepared.rows, prepared.metrics
     log.add(metrics | {"epochs": float(epochs)})
     revision = _save(model, out_dir, policy_dir)
+    checkpoints.clear()
     seconds = time.monotonic() - started
     speed = {"seconds_training": seconds, "tokens_per_second": metrics["tokens"] * epochs / seconds}
     return TrainingOutcome(
         policy_dir=out_dir,
         policy_revision=revision,
         training_run_id=run_id,
-        train_use=_train_use(rows, stored, run_id, round, epochs),
+        train_use=_train_use(rows, prepared.stored, run_id, round, epochs),
         training_metrics=log.table(),
-        policy_logprobs=_logprobs_table(rows, stored, round, policy, reference, reference_logprobs),
+        policy_logprobs=_logprobs_table(rows, prepared.stored, round, policy, reference),
         summary=metrics | last | {"epochs": float(epochs)} | speed,
     )
 
@@ -125,25 +143,17 @@ def _reference(
 
 
 def _logprobs_table(
-    rows: TrainingSet,
-    stored: StoredRound,
-    round: int,
-    policy: str,
-    reference: str,
-    reference_logprobs: list[Floats] | None,
+    rows: TrainingSet, stored: StoredRound, round: int, policy: str, reference: str
 ) -> pa.Table:
     """Proximal and reference log-probs; where both are one policy, one row, as the reference's."""
-    proximal = [
-        row[: len(ids)].numpy()
-        for row, ids in zip(stored.proximal, rows.completion_ids, strict=True)
-    ]
-    if reference_logprobs is None:
-        return policy_logprobs_table(rows, round, {policy: ("reference", proximal)})
-    return policy_logprobs_table(
-        rows,
-        round,
-        {policy: ("proximal", proximal), reference: ("reference", reference_logprobs)},
-    )
+
+    def ragged(x: Tensor) -> list[Floats]:
+        return [row[: len(i)].numpy() for row, i in zip(x, rows.completion_ids, strict=True)]
+
+    found = {reference: ("reference", ragged(stored.reference))}
+    if policy != reference:
+        found[policy] = ("proximal", ragged(stored.proximal))
+    return policy_logprobs_table(rows, round, found)
 
 
 def _save(model: ActorCritic, out_dir: Path, tokenizer_from: Path) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 import numpy as np
@@ -58,6 +58,10 @@ class MetricsLog:
         """The rows so far."""
         return table_from_rows("training_metrics", self._rows)
 
+    def restore(self, table: pa.Table) -> None:
+        """Goes on from the rows that an interrupted run had logged."""
+        self._rows = table.to_pylist()
+
 
 def train_use_table(
     rows: TrainingSet,
@@ -93,7 +97,7 @@ def train_use_table(
 
 
 def policy_logprobs_table(
-    rows: TrainingSet, round: int, logprobs: dict[str, tuple[str, Sequence[Floats]]]
+    rows: TrainingSet, round: int, logprobs: Mapping[str, tuple[str, Sequence[Floats]]]
 ) -> pa.Table:
     """`policy_logprobs` rows of {policy revision: (role, log-probs of every row)}."""
     tables = [
