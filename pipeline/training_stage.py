@@ -34,6 +34,7 @@ def train(config: RunConfig, round_number: int) -> StageReport:
         recipe_sha256=recipe,
         config=config.training,
         policy_revision=policy.revision,
+        reference_revision=reference.revision,
     )
     identity = sha256_of([name, recipe, policy.revision, config.training.model_dump(mode="json")])
     folder = staging_folder(config.warehouse, name, identity)

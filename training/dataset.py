@@ -8,7 +8,6 @@ staleness (gates.py), rows -> tensors (batches.py), training itself (ppo_trainer
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,26 +21,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from training.config import TrainingConfig
+from training.sampling_rules import bent_sampling
 from warehouse import catalog
 from warehouse.ledger import Ledger
 from warehouse.store import open_store
 
-# Sampling parameters beside the columns, and the values at which they change nothing.
-_NEUTRAL: dict[str, tuple[object, ...]] = {
-    "repetition_penalty": (1,),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
-    "min_p": (0,),
-    "min_tokens": (0,),
-    "logit_bias": (None, {}),
-    "stop": (None, []),
-    "stop_token_ids": (None, []),
-    "bad_words": (None, []),
-    "allowed_token_ids": (None,),
-    "structured_outputs": (None,),
-    "ignore_eos": (False,),
-}
-_INERT = frozenset({"n", "seed", "logprobs", "flat_logprobs", "max_tokens", "detokenize"})
 _COLUMNS = (
     *("rollout_id", "round", "prompt_id", "purpose", "policy_revision", "tokenizer_sha256"),
     *(
@@ -77,7 +61,8 @@ class TrainingSet:
     """The rows that train, in the order of their ids, and those that do not, with the reason.
 
     Lists run in parallel: token ids int32, log-probs float32 of the completion tokens, `rewards`
-    [n] float32. `is_fresh` [n]: sampled by the policy that is to be trained. `excluded` has
+    [n] float32. `is_fresh` [n]: sampled by the policy that is to be trained. `reference_logprobs`:
+    those of an earlier night's training, where there are any. `excluded` has
     rollout_id, source_round, reward, excluded_reason. `is_float32`: every row was sampled in full
     precision.
     """
@@ -88,6 +73,7 @@ class TrainingSet:
     prompt_ids: list[npt.NDArray[np.int32]]
     completion_ids: list[npt.NDArray[np.int32]]
     behavior_logprobs: list[npt.NDArray[np.float32]]
+    reference_logprobs: list[npt.NDArray[np.float32] | None]
     rewards: npt.NDArray[np.float32]
     finish_reasons: list[str]
     is_fresh: npt.NDArray[np.bool_]
@@ -128,13 +114,15 @@ def trainable_rows(
     recipe_sha256: str | None,
     config: TrainingConfig,
     policy_revision: str,
+    reference_revision: str | None = None,
     tokenizer_sha256: str | None = None,
     as_of: int | None = None,
 ) -> TrainingSet:
     """The rows that may train policy `policy_revision` in night `round`, rewarded by one recipe.
 
     They come from the round and `replay_rounds` before it, all `lag` rounds earlier. The round's
-    own rows must be the policy's own samples. `recipe_sha256` None takes the round's only recipe;
+    own rows must be the policy's own samples. What is stored of `reference_revision` need not be
+    computed again. `recipe_sha256` None takes the round's only recipe;
     `tokenizer_sha256` None the newest round's. Raises EmptyRound, TrainingError.
     """
     newest = max(0, round - config.lag)
@@ -161,7 +149,7 @@ def trainable_rows(
     con.register("rollouts", rollouts)
     con.register("rewards", rewards)
     con.register("rounds", read("rounds", ("round", "status")))
-    con.register("bent_sampling", _bent_sampling(rollouts["sampling_json"]))
+    con.register("bent_sampling", bent_sampling(rollouts["sampling_json"]))
     query = resources.files("training").joinpath("trainable_rows.sql").read_text(encoding="utf-8")
     rows: pa.Table = con.sql(query, params=parameters).to_arrow_table()
     con.close()
@@ -169,17 +157,29 @@ def trainable_rows(
     excluded = rows.filter(pc.field("excluded_reason").is_valid())
     if not used.num_rows:
         raise EmptyRound(_explain(root, newest, recipe, excluded["excluded_reason"].to_pylist()))
-    return _training_set(used, excluded.select(_EXCLUDED.names).cast(_EXCLUDED))
+    known: dict[str, npt.NDArray[np.float32]] = {}
+    if len(window) > 1 or config.lag:
+        nights = list(range(window[0], round))  # that may have scored rows of the window
+        stored = catalog.read_table(root, "policy_logprobs", rounds=nights, as_of=as_of)
+        stored = stored.filter(pc.field("policy_revision") == reference_revision)
+        known = dict(
+            zip(stored["rollout_id"].to_pylist(), _ragged(stored["logprobs"]), strict=True)
+        )
+    return _training_set(used, known, excluded.select(_EXCLUDED.names).cast(_EXCLUDED))
 
 
-def _training_set(used: pa.Table, excluded: pa.Table) -> TrainingSet:
+def _training_set(
+    used: pa.Table, known: dict[str, npt.NDArray[np.float32]], excluded: pa.Table
+) -> TrainingSet:
+    ids = used["rollout_id"].to_pylist()
     return TrainingSet(
-        rollout_ids=used["rollout_id"].to_pylist(),
+        rollout_ids=ids,
         source_rounds=used["source_round"].to_pylist(),
         prompt_names=used["prompt_id"].to_pylist(),
         prompt_ids=_ragged(used["prompt_ids"]),
         completion_ids=_ragged(used["completion_ids"]),
         behavior_logprobs=_ragged(used["behavior_logprobs"]),
+        reference_logprobs=[known.get(rollout_id) for rollout_id in ids],
         rewards=used["reward"].to_numpy().astype(np.float32),
         finish_reasons=used["finish_reason"].to_pylist(),
         is_fresh=used["is_fresh"].to_numpy(),
@@ -192,7 +192,7 @@ def _ragged(column: pa.ChunkedArray) -> list[npt.NDArray[Any]]:
     whole = column.combine_chunks()
     flat = whole.flatten().to_numpy()
     ends = np.cumsum(whole.value_lengths().to_numpy())
-    return np.split(flat, ends[:-1])
+    return np.split(flat, ends[:-1]) if len(ends) else []
 
 
 def _only_recipe(rewards: pa.Table, round: int) -> str:
@@ -208,31 +208,6 @@ def _tokenizer(rollouts: pa.Table) -> str | None:
     """The round's tokenizer, where it is one: earlier rounds must have been sampled with it."""
     found = rollouts["tokenizer_sha256"].unique().to_pylist()
     return found[0] if len(found) == 1 else None
-
-
-def _bent_sampling(column: pa.ChunkedArray) -> pa.Table:
-    """Each sampling_json that bends the distribution, with the reason."""
-    reasons = {text: _bent_reason(text) for text in column.unique().to_pylist() if text}
-    bent = {text: reason for text, reason in reasons.items() if reason}
-    return pa.table(
-        {
-            "sampling_json": pa.array(bent.keys(), pa.string()),
-            "reason": pa.array(bent.values(), pa.string()),
-        }
-    )
-
-
-def _bent_reason(sampling_json: str) -> str | None:
-    try:
-        parameters = json.loads(sampling_json)
-    except ValueError:
-        return "sampling_json is not readable"
-    if not isinstance(parameters, dict):
-        return "sampling_json is not readable"
-    for name, value in sorted(parameters.items()):
-        if name not in _INERT and value not in _NEUTRAL.get(name, ()):
-            return f"sampling parameter {name} is set"
-    return None
 
 
 def _explain(root: str | Path, round: int, recipe: str, reasons: list[str]) -> str:

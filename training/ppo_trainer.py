@@ -132,28 +132,39 @@ def _train_use(
 def _reference(
     rows: TrainingSet, folder: Path, config: TrainingConfig, device: str
 ) -> list[Floats]:
-    return sequence_logprobs(
+    """The reference's log-probs of every row; only those that no earlier night stored cost."""
+    known = rows.reference_logprobs
+    missing = [place for place, logprobs in enumerate(known) if logprobs is None]
+    found = sequence_logprobs(
         folder,
-        rows.prompt_ids,
-        rows.completion_ids,
+        [rows.prompt_ids[place] for place in missing],
+        [rows.completion_ids[place] for place in missing],
         device=device,
         dtype=config.dtype,
         micro_batch_tokens=config.micro_batch_tokens,
     )
+    fresh = dict(zip(missing, found, strict=True))
+    return [fresh[i] if logprobs is None else logprobs for i, logprobs in enumerate(known)]
 
 
 def _logprobs_table(
     rows: TrainingSet, stored: StoredRound, round: int, policy: str, reference: str
 ) -> pa.Table:
-    """Proximal and reference log-probs; where both are one policy, one row, as the reference's."""
+    """Proximal and reference log-probs; where both are one policy, one row, as the reference's.
+
+    A reference's log-probs that an earlier night stored are not stored again.
+    """
 
     def ragged(x: Tensor) -> list[Floats]:
         return [row[: len(i)].numpy() for row, i in zip(x, rows.completion_ids, strict=True)]
 
-    found = {reference: ("reference", ragged(stored.reference))}
-    if policy != reference:
-        found[policy] = ("proximal", ragged(stored.proximal))
-    return policy_logprobs_table(rows, round, found)
+    is_new = [known is None for known in rows.reference_logprobs]
+    of_reference = ragged(stored.reference)
+    table = policy_logprobs_table(rows, round, reference, "reference", of_reference, is_new)
+    if policy == reference:
+        return table
+    proximal = policy_logprobs_table(rows, round, policy, "proximal", ragged(stored.proximal))
+    return pa.concat_tables([table, proximal])
 
 
 def _save(model: ActorCritic, out_dir: Path, tokenizer_from: Path) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import numpy as np
@@ -97,19 +97,26 @@ def train_use_table(
 
 
 def policy_logprobs_table(
-    rows: TrainingSet, round: int, logprobs: Mapping[str, tuple[str, Sequence[Floats]]]
+    rows: TrainingSet,
+    round: int,
+    revision: str,
+    role: str,
+    logprobs: Sequence[Floats],
+    chosen: Sequence[bool] | None = None,
 ) -> pa.Table:
-    """`policy_logprobs` rows of {policy revision: (role, log-probs of every row)}."""
-    tables = [
-        pa.table(
-            {
-                "rollout_id": rows.rollout_ids,
-                "round": pa.array([round] * len(rows.rollout_ids), pa.int32()),
-                "policy_revision": [revision] * len(rows.rollout_ids),
-                "role": [role] * len(rows.rollout_ids),
-                "logprobs": pa.array(list(values), pa.list_(pa.float32())),
-            }
-        )
-        for revision, (role, values) in logprobs.items()
-    ]
-    return conform("policy_logprobs", pa.concat_tables(tables))
+    """`policy_logprobs` rows of one policy, for all rows or the `chosen` [n].
+
+    `round` is the night that scored them, which is later than the rollout's own on replay.
+    """
+    table = pa.table(
+        {
+            "rollout_id": rows.rollout_ids,
+            "round": pa.array([round] * len(rows.rollout_ids), pa.int32()),
+            "policy_revision": [revision] * len(rows.rollout_ids),
+            "role": [role] * len(rows.rollout_ids),
+            "logprobs": pa.array(list(logprobs), pa.list_(pa.float32())),
+        }
+    )
+    if chosen is not None:
+        table = table.filter(pa.array(chosen))
+    return conform("policy_logprobs", table)

@@ -95,6 +95,7 @@ def sample_rows(
         behavior_logprobs=[
             row[: len(ids)].copy() for row, ids in zip(logprobs, completions, strict=True)
         ],
+        reference_logprobs=[None] * count,
         rewards=np.array([reward(row) for row in completions], np.float32),
         finish_reasons=["stop" if row[-1] == EOS else "length" for row in completions],
         is_fresh=np.ones(count, bool),
