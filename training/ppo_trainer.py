@@ -19,13 +19,14 @@ import pyarrow as pa
 from torch import Tensor
 
 from training.actor_critic import ActorCritic, sequence_logprobs
+from training.adapters import AdapterConfig
 from training.checkpoint import Checkpoints
 from training.config import TrainingConfig
 from training.dataset import TrainingSet
 from training.gates import ParityError
 from training.ppo_steps import DivergedError, Progress, train_epochs
 from training.revision import policy_revision
-from training.stored_round import PreparedRound, StoredRound, prepare_round
+from training.stored_round import StoredRound, prepare_round
 from training.training_log import (
     Floats,
     MetricsLog,
@@ -67,34 +68,57 @@ def train_ppo(
     device: str = "auto",
     progress: Progress | None = None,
     work_dir: Path | None = None,
+    adapter: AdapterConfig | None = None,
 ) -> TrainingOutcome:
     """Trains the policy in `policy_dir` on `rows`, writes the next one to `out_dir` in one rename.
 
-    With `work_dir` a killed call goes on where it was, on a CPU to the same bits. Raises
-    ParityError, DivergedError, before `out_dir` is written.
+    With `work_dir` a killed call goes on where it was, on a CPU to the same bits. With `adapter`
+    only that is trained, and the reference is the policy without it. Raises ParityError,
+    DivergedError, AdapterError, UnsupportedPolicy, before `out_dir` is written.
     """
     started = time.monotonic()
     policy, reference = policy_revision(policy_dir), policy_revision(reference_dir)
-    run_id = training_run_id(rows, config, round, policy, reference, kl_coefficient, seed)
+    run_id = training_run_id(
+        rows,
+        config,
+        round,
+        policy,
+        reference,
+        kl_coefficient,
+        seed,
+        *([adapter] if adapter else []),
+    )
     log, checkpoints = MetricsLog(run_id, round), Checkpoints(work_dir, run_id)
 
-    def prepare() -> tuple[ActorCritic, PreparedRound]:
-        # The reference comes and goes before the policy is loaded: one model in memory at a time.
-        logprobs = None if policy == reference else _reference(rows, reference_dir, config, device)
-        model = ActorCritic.load(policy_dir, device=device, dtype=config.dtype)
+    def load() -> ActorCritic:
+        model = ActorCritic.load(
+            policy_dir,
+            device=device,
+            dtype=config.dtype,
+            adapter=adapter,
+            base=reference_dir,
+            logits_limit=config.logits_in_memory,
+        )
+        if config.gradient_checkpointing:
+            model.spend_less_memory()
+        return model
+
+    kept = checkpoints.prepared(rows)
+    if kept is not None:
+        model, (prepared, head) = load(), kept
+        model.value_head.load_state_dict(head)
+    else:
+        is_same = policy == reference
+        # Without an adapter the reference comes and goes before the policy is loaded.
+        logprobs = None if is_same or adapter else _reference(rows, reference_dir, config, device)
+        model = load()
+        if adapter and not is_same:
+            with model.as_reference():
+                logprobs = _reference(rows, model, config, device)
         prepared = prepare_round(
             model, rows, logprobs, config, kl_coefficient=kl_coefficient, seed=seed
         )
         checkpoints.save_prepared(prepared, model.value_head.state_dict())
-        return model, prepared
-
-    kept = checkpoints.prepared(rows)
-    if kept is None:
-        model, prepared = prepare()
-    else:
-        model = ActorCritic.load(policy_dir, device=device, dtype=config.dtype)
-        prepared, head = kept
-        model.value_head.load_state_dict(head)
     epochs, last = train_epochs(
         model, prepared, config, log, checkpoints, order_seed=(seed, round),
         progress=progress or _silent,
@@ -130,13 +154,13 @@ def _train_use(
 
 
 def _reference(
-    rows: TrainingSet, folder: Path, config: TrainingConfig, device: str
+    rows: TrainingSet, reference: Path | ActorCritic, config: TrainingConfig, device: str
 ) -> list[Floats]:
     """The reference's log-probs of every row; only those that no earlier night stored cost."""
     known = rows.reference_logprobs
     missing = [place for place, logprobs in enumerate(known) if logprobs is None]
     found = sequence_logprobs(
-        folder,
+        reference,
         [rows.prompt_ids[place] for place in missing],
         [rows.completion_ids[place] for place in missing],
         device=device,

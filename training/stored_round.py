@@ -204,7 +204,7 @@ def _score(
         micro_batch_tokens=config.micro_batch_tokens,
         device=model.device,
     ):
-        scores = model.logprobs_and_values(batch)
+        scores = model.logprobs_and_values(batch, with_entropy=False)
         width = batch.mask.shape[1]
         logprobs[batch.rows, :width] = scores.logprobs.cpu()
         values[batch.rows, :width] = scores.values.cpu()

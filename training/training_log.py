@@ -24,7 +24,7 @@ Floats = npt.NDArray[np.float32]
 def training_run_id(rows: TrainingSet, config: TrainingConfig, *parts: object) -> str:
     """16 hex digits of everything that decides the trained weights: equal runs, equal ids.
 
-    `parts`: round, policy, reference, KL coefficient, seed.
+    `parts`: round, policy, reference, KL coefficient, seed, the adapter if there is one.
     """
     digest = hashlib.sha256(config.model_dump_json().encode())
     digest.update(repr((parts, rows.rollout_ids)).encode())
