@@ -43,7 +43,13 @@ def test_kl_is_a_mean_over_sequences_of_summed_log_ratios():
 
 def test_text_numbers():
     numbers = {m.metric: m.value for m in text_numbers(ROLLOUTS, seed=0)}
-    assert numbers == {"length": 2.0, "distinct_2": 0.5, "unique": 0.75, "truncated": 0.25}
+    assert numbers == {
+        "length": 2.0,
+        "distinct_2": 0.5,
+        "unique": 0.75,
+        "truncated": 0.25,
+        "refusal_rate": 0.0,
+    }
 
 
 def test_time_is_split_into_work_loading_and_the_rest():
