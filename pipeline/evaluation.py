@@ -62,27 +62,29 @@ def evaluate(config: RunConfig, round_number: int, facts: tuple[datetime, str]) 
         kl_to_reference(rollouts, logprobs, config.seed),
         *text_numbers(rollouts, config.seed),
     ]
-    rows = evaluation_rows(round_number, rollouts, measured)
     tables = {
-        "evaluations": rows,
+        "evaluations": evaluation_rows(round_number, rollouts, measured),
         "policy_logprobs": _reference_rows(rollouts, logprobs, reference.revision),
     }
     old_row: list[str] = []
-    notes: dict[str, str] = {}
-    if round_number > 0:
-        night = night_row(config, round_number - 1, measured, facts)
-        if night is not None:
-            tables["rounds"] = night
-            # A round that was refused and then accepted has a row; a round has one.
-            old_row = row_files(config.warehouse, round_number - 1)
-            if night["status"][0].as_py() == "rejected":
-                notes["rejected"] = night["reason"][0].as_py()
+    night = night_row(config, round_number - 1, measured, facts) if round_number > 0 else None
+    if night is not None:
+        tables["rounds"] = night
+        # A round that was refused and then accepted has a row; a round has one.
+        old_row = row_files(config.warehouse, round_number - 1)
     key = f"round={round_number}/evaluation"
     # No `round=` here: the commit holds numbers of round r and the row of night r - 1.
     publish_once(config, key, tables, round_number=None, remove=old_row)
     return StageReport(
-        key, made=len(measured), unit="numbers", load_seconds=load_seconds, notes=notes
+        key, made=len(measured), unit="numbers", load_seconds=load_seconds, notes=_rejection(night)
     )
+
+
+def _rejection(night: pa.Table | None) -> dict[str, str]:
+    """What the driver says of a night whose policy was not promoted."""
+    if night is None or night["status"][0].as_py() != "rejected":
+        return {}
+    return {"rejected": night["reason"][0].as_py()}
 
 
 def toxicity_numbers(config: RunConfig, round_number: int) -> list[Measured]:

@@ -21,8 +21,9 @@ def _limit(default: float, description: str, at_most: float | None = None) -> fl
 class PromotionConfig(Section):
     """Limits on the hold-out prompts; a number rejects where its whole 95 % interval is beyond.
 
-    So noise alone seldom rejects, and few hold-out prompts find only large harm: at a standard
-    deviation of .3 it takes some 280 prompts to see a rise of .05 four times in five.
+    So noise alone seldom rejects (one night in forty, a guard), and few hold-out prompts find only
+    large harm: where prompts' changes spread by .3 it takes 280 to see a rise of .05 four times in
+    five.
     """
 
     max_toxicity_increase: float | None = _limit(

@@ -17,6 +17,7 @@ from pipeline.evaluation import comparisons
 from pipeline.labels import rollouts_key
 from pipeline.policies import base_policy, candidate_policy, policies_folder, policy_of_round
 from pipeline.rewards import round_labels
+from pipeline.status import print_status
 from tests.labeling.models import save_random_classifier
 from tests.pipeline.judged import here, sql
 from tests.training.tiny import tiny_policy
@@ -203,6 +204,13 @@ def test_an_auditor_finds_the_guards_that_failed(nights: Nights) -> None:
         (2, "promotion.min_distinct2_ratio", 5),
         (3, "promotion.max_toxicity_increase", 1),
     ]
+
+
+def test_status_says_rejected_and_why(nights: Nights, capsys: pytest.CaptureFixture[str]) -> None:
+    print_status(str(nights.root))
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.count(" rejected ") == 3
+    assert "promotion.min_distinct2_ratio" in said
 
 
 def test_a_person_may_promote_what_the_guards_rejected(run, models: Path, tmp_path: Path) -> None:
