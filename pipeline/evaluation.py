@@ -28,7 +28,7 @@ from pipeline.measures import (
     mean_by_prompt,
     text_numbers,
 )
-from pipeline.policies import base_policy, candidate_policy, policy_of_round
+from pipeline.policies import base_policy
 from pipeline.publishing import StageReport, publish_once
 from pipeline.rewards import round_labels
 from pipeline.verdict import night_row
@@ -118,7 +118,8 @@ def comparisons(
         return []
     toxicity = [labeler.name for labeler in config.labelers if labeler.criterion == "toxicity"]
     pairs = [("toxicity_change", 0, name) for name in toxicity]
-    replaced = replaced_in(config, round_number)
+    candidate = rollouts["policy_revision"][0].as_py()
+    replaced = replaced_in(config, round_number, candidate)
     if replaced is not None:
         pairs.append(("toxicity_change_from_replaced", replaced, config.metric))
     before = {earlier: _holdout(config, earlier) for earlier in {0, *(pair[1] for pair in pairs)}}
@@ -131,18 +132,23 @@ def comparisons(
     return found
 
 
-def replaced_in(config: RunConfig, round_number: int) -> int | None:
-    """The round whose hold-out rollouts are those of the policy that night `round_number` - 1 had.
+def replaced_in(config: RunConfig, round_number: int, candidate: str) -> int | None:
+    """The round that measured the policy which `candidate`, trained in the night before, replaces.
 
     After a rejected night that is an older round than the one before. None where the night left
-    its policy as it was (refused), or where that policy was never measured.
+    its policy as it was (refused), or where that policy was never measured. From the tables alone:
+    to hash the base's weights again takes a while.
     """
-    before = policy_of_round(config, round_number - 1).revision
-    if candidate_policy(config, round_number).revision == before:
+    columns = ["round", "policy_revision"]
+    rows = read_table(config.warehouse, "evaluations", columns=columns).to_pylist()
+    measured = {row["round"]: row["policy_revision"] for row in rows if row["round"] < round_number}
+    nights = read_table(config.warehouse, "rounds", columns=["round", "policy_revision_out"])
+    left = {row["round"]: row["policy_revision_out"] for row in nights.to_pylist()}
+    before = [number for number in left if number < round_number - 1]
+    sampled = left[max(before)] if before else measured.get(0)
+    if sampled == candidate:
         return None
-    rows = read_table(config.warehouse, "evaluations", columns=["round", "policy_revision"])
-    mine = rows.filter((pc.field("policy_revision") == before) & (pc.field("round") < round_number))
-    return pc.max(mine["round"]).as_py()
+    return max((r for r, revision in measured.items() if revision == sampled), default=None)
 
 
 def _holdout(config: RunConfig, round_number: int) -> pa.Table:
