@@ -140,7 +140,7 @@ Why = Annotated[str, typer.Option(help="for what reason")]
 
 @app.command()
 def accept(warehouse: Warehouse, number: Round, by: By, why: Why) -> None:
-    """A person's verdict over the gate's: the next run trains on this refused round."""
+    """A person's verdict: a refused round is trained on, a rejected one's policy is promoted."""
     from pipeline.decisions import ACCEPT, decide
 
     print(decide(warehouse, number, ACCEPT, by, why))

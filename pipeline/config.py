@@ -21,6 +21,7 @@ from labeling.engine_config import BedrockEngineConfig, OpenAIEngineConfig
 from labeling.gate_config import GateConfig
 from labeling.reward_config import RewardConfig
 from pipeline.config_errors import explain
+from pipeline.promotion_config import PromotionConfig
 from training.adapters import AdapterConfig
 from training.config import TrainingConfig
 
@@ -144,6 +145,7 @@ class RunConfig(_Section):
     labelers: tuple[LabelerConfig, ...] = Field(min_length=1)
     reward: RewardConfig
     training: TrainingConfig = TrainingConfig()
+    promotion: PromotionConfig = PromotionConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     beam: BeamConfig = BeamConfig()
     dead_letters: DeadLettersConfig = DeadLettersConfig()
