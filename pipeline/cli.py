@@ -119,6 +119,16 @@ def label(
 
 
 @app.command(context_settings=_PASS_ON)
+def revise(context: typer.Context, config: Config, number: Round, sets: Sets = None) -> None:
+    """One stage: the worst completions of a round -> critiques, revisions and preference pairs."""
+    from pipeline import night
+
+    outcome = night.prepare(_load(config, sets, context.args), print)
+    night.revise(outcome, number)
+    raise typer.Exit(outcome.exit_code)
+
+
+@app.command(context_settings=_PASS_ON)
 def train(context: typer.Context, config: Config, number: Round, sets: Sets = None) -> None:
     """Gate, rewards and PPO on a stored round."""
     from pipeline import night
