@@ -18,7 +18,7 @@ from pipeline.cli import app
 from pipeline.config import ConfigError, RunConfig, load_config
 from pipeline.labels import labels_key, rollouts_key
 from pipeline.publishing import StageReport
-from pipeline.revise import revise
+from pipeline.revise import read_selected, revise
 from pipeline.stage import StageError
 from tests.labeling.chat_server import ChatServer, serving
 from tests.pipeline.judged import here, sql
@@ -200,9 +200,18 @@ def test_the_worst_come_first(
     root = tmp_path / "w"
     store_round(root)
     config = configured(server, root, select={"labeler": "hate"} | select)
-    assert revise(config, 0).rows == len(wanted)
-    assert sorted({number_of(text) for text in server.calls}) == wanted
-    assert len(commits(root)) == 1
+    section = config.revision
+    assert section is not None
+    found = read_selected(config, section, 0)["completion"].to_pylist()
+    assert [number_of(text) for text in found] == wanted
+
+
+def test_where_nothing_is_bad_enough_the_work_is_done(server: ChatServer, tmp_path: Path):
+    root = tmp_path / "w"
+    store_round(root)
+    config = configured(server, root, select={"labeler": "hate", "at_least": 0.95})
+    assert revise(config, 0).rows == 0
+    assert (len(commits(root)), server.calls.total()) == (1, 0)
 
 
 def test_hold_out_prompts_and_empty_completions_are_never_revised(
