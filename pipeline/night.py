@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pipeline import stages
-from pipeline.config import RunConfig
+from pipeline.config import ConfigError, RunConfig
 from pipeline.decisions import awaits_training
 from pipeline.device import choose_device, choose_engine
 from pipeline.progress import StageDisplay
@@ -157,6 +157,14 @@ def label(run: Run, number: int, purpose: str) -> None:
     for labeler in run.config.labelers:
         name = f"round={number}/{_kind(purpose)}-labels-{labeler.name}"
         run.stage("labelling", name, stages.label, number, purpose, labeler.name)
+
+
+def revise(run: Run, number: int) -> None:
+    """Critique and revision of the round's worst completions; no night needs it."""
+    if run.config.revision is None:
+        raise ConfigError("revision: the configuration has no such section; see the README")
+    name = f"round={number}/revision-{run.config.revision.name}"
+    run.stage("revision", name, stages.revise, number)
 
 
 def reward_and_train(run: Run, number: int) -> None:
