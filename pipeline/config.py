@@ -21,6 +21,7 @@ from labeling.engine_config import BedrockEngineConfig, OpenAIEngineConfig
 from labeling.gate_config import GateConfig
 from labeling.reward_config import RewardConfig
 from pipeline.config_errors import explain
+from training.adapters import AdapterConfig
 from training.config import TrainingConfig
 
 
@@ -43,6 +44,9 @@ class PolicyConfig(_Section):
         None,
         description="folder with hh-rlhf/, davidson/ and toxigen/: the starters are built from "
         "that text; None: from the corpus that comes with the project",
+    )
+    adapter: AdapterConfig | None = Field(
+        None, description="LoRA: trains small matrices beside frozen weights; None: all weights"
     )
 
 

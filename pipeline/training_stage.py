@@ -34,8 +34,12 @@ def train(config: RunConfig, round_number: int) -> StageReport:
         recipe_sha256=recipe,
         config=config.training,
         policy_revision=policy.revision,
+        reference_revision=reference.revision,
     )
-    identity = sha256_of([name, recipe, policy.revision, config.training.model_dump(mode="json")])
+    adapter = config.policy.adapter.model_dump(mode="json") if config.policy.adapter else None
+    identity = sha256_of(
+        [name, recipe, policy.revision, config.training.model_dump(mode="json"), adapter]
+    )
     folder = staging_folder(config.warehouse, name, identity)
     folder.mkdir(parents=True, exist_ok=True)
     steps = config.training.epochs * math.ceil(
@@ -48,6 +52,8 @@ def train(config: RunConfig, round_number: int) -> StageReport:
         policy_dir=policy.folder,
         reference_dir=reference.folder,
         out_dir=folder / "policy",
+        work_dir=folder / "points",
+        adapter=config.policy.adapter,
         config=config.training,
         kl_coefficient=coefficient,
         round=round_number,

@@ -2,25 +2,40 @@
 
 The vocabulary is projected at completion tokens only, log-softmax and value head are float32, and
 dropout is never on: the policy that trains must be the one that sampled.
-Not here: losses (ppo.py), the loop (ppo_trainer.py), the policy's revision (revision.py).
+Not here: log-probs from states (logprobs.py), LoRA (adapters.py), losses (ppo.py), the loop
+(ppo_trainer.py), the policy's revision (revision.py).
 """
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
+from training.adapters import AdapterConfig, save_merged
 from training.batches import Ids, TokenBatch, token_batches
+from training.logprobs import token_logprobs
+from training.policy_loading import (
+    UnsupportedPolicy,
+    checkpoint_activations,
+    load_policy,
+    resolve_device,
+    resolve_dtype,
+)
 from training.revision import TOKENIZER_FILES, policy_revision
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 __all__ = [
     "ActorCritic",
@@ -33,10 +48,6 @@ __all__ = [
 ]
 
 VALUE_HEAD = "critic/value_head.safetensors"  # a subfolder: vLLM loads what lies at the top only
-
-
-class UnsupportedPolicy(ValueError):
-    """A model that PPO cannot train here; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +66,18 @@ class TokenScores:
 class ActorCritic(nn.Module):
     """A causal language model and a linear value head on its final hidden state.
 
-    The head starts at zero, so a new critic claims nothing. Weights are float32, the forward pass
-    is autocast to `dtype`.
+    The head starts at zero, so a new critic claims nothing. Trained weights are float32, the
+    forward pass is autocast to `dtype`. `logits_limit`: see logprobs.py.
     """
 
-    def __init__(self, policy: PreTrainedModel, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        policy: PreTrainedModel,
+        dtype: torch.dtype = torch.float32,
+        *,
+        adapted: PeftModel | None = None,
+        logits_limit: int = 1 << 26,
+    ) -> None:
         super().__init__()
         self.policy = policy
         self.value_head = nn.Linear(policy.config.get_text_config().hidden_size, 1)
@@ -67,30 +85,51 @@ class ActorCritic(nn.Module):
         nn.init.zeros_(self.value_head.bias)
         self.value_head.to(policy.device)
         self.has_trained_critic = False
-        self._dtype = dtype
+        self._dtype, self._logits_limit = dtype, logits_limit
+        self._adapted = [adapted]  # in a list: its weights are the policy's, not more modules
         self.eval()
 
     @classmethod
-    def load(cls, folder: Path | str, *, device: str = "auto", dtype: str = "auto") -> ActorCritic:
+    def load(
+        cls,
+        folder: Path | str,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        adapter: AdapterConfig | None = None,
+        base: Path | str | None = None,
+        logits_limit: int = 1 << 26,
+    ) -> ActorCritic:
         """The policy in `folder`, with its value head where one was saved.
 
-        Raises UnsupportedPolicy for an encoder-decoder model and for one that changes its logits
-        after the output layer.
+        With `adapter` only that is trained, beside the frozen weights in `base`. Raises
+        UnsupportedPolicy for an encoder-decoder model and for one that changes its logits after the
+        output layer, AdapterError.
         """
-        folder = Path(folder)
-        if AutoConfig.from_pretrained(folder).is_encoder_decoder:
-            raise UnsupportedPolicy(
-                f"{folder}: an encoder-decoder model; PPO trains decoder-only policies"
-            )
-        place = resolve_device(device)
-        policy = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        policy.to(place)  # type: ignore[arg-type]  # its decorator hides the signature
-        model = cls(policy, resolve_dtype(dtype, place))
+        folder, place = Path(folder), resolve_device(device)
+        precision = resolve_dtype(dtype, place)
+        policy, adapted = load_policy(folder, place, precision, adapter, base)
+        model = cls(policy, precision, adapted=adapted, logits_limit=logits_limit)
         if (folder / VALUE_HEAD).is_file():
             model.value_head.load_state_dict(load_file(folder / VALUE_HEAD, device=str(place)))
             model.has_trained_critic = True
         model._refuse_changed_logits(folder)
         return model
+
+    def spend_less_memory(self) -> None:
+        """Computes activations again in the backward pass instead of keeping them.
+
+        Raises UnsupportedPolicy for a model with dropout.
+        """
+        checkpoint_activations(self.policy, is_adapted=self._adapted[0] is not None)
+
+    @contextlib.contextmanager
+    def as_reference(self) -> Iterator[None]:
+        """The adapter is off: what answers is the frozen base. Raises ValueError without one."""
+        if self._adapted[0] is None:
+            raise ValueError("a policy without an adapter has no reference within it")
+        with self._adapted[0].disable_adapter():
+            yield
 
     @property
     def device(self) -> torch.device:
@@ -102,32 +141,46 @@ class ActorCritic(nn.Module):
         """The precision of the forward pass."""
         return self._dtype
 
-    def logprobs_and_values(self, batch: TokenBatch) -> TokenScores:
-        """Scores the completions of a batch; the value is that of the state before the token."""
-        states, logits = self._states_and_logits(batch)
-        logs = logits.log_softmax(-1)
-        with torch.no_grad():
-            entropy = -(logs.exp() * logs).sum(-1)
+    def logprobs_and_values(self, batch: TokenBatch, *, with_entropy: bool = True) -> TokenScores:
+        """Scores the completions of a batch; the value is that of the state before the token.
+
+        Without `with_entropy` the entropies are 0: a pass over the vocabulary less.
+        """
+        states = self._states(batch)
+        logprobs, entropy = self._logprobs(states, batch.targets, with_entropy=with_entropy)
         return TokenScores(
-            logprobs=_to_rows(logs.gather(1, batch.targets[:, None])[:, 0], batch.mask),
+            logprobs=_to_rows(logprobs, batch.mask),
             values=_to_rows(self.values(states), batch.mask),
             entropy=_to_rows(entropy, batch.mask),
             states=states,
         )
 
+    def forward(self, batch: TokenBatch) -> TokenScores:
+        """See logprobs_and_values; a data-parallel wrapper calls this."""
+        return self.logprobs_and_values(batch)
+
     def logprobs(self, batch: TokenBatch) -> Tensor:
         """Log-probs [b, t] alone, in nats: a reference needs neither values nor entropy."""
-        _, logits = self._states_and_logits(batch)
-        chosen = logits.gather(1, batch.targets[:, None])[:, 0]
-        return _to_rows(chosen - logits.logsumexp(-1), batch.mask)
+        found, _ = self._logprobs(self._states(batch), batch.targets, with_entropy=False)
+        return _to_rows(found, batch.mask)
 
-    def _states_and_logits(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
-        """Final states [n, h] and float32 logits [n, vocabulary] at the completions' tokens."""
+    def _states(self, batch: TokenBatch) -> Tensor:
+        """Final states [n, h] that predict the completions' tokens."""
         with torch.autocast(self.device.type, self._dtype, enabled=self._is_mixed):
             states = self._final_states(batch.input_ids, batch.attention_mask)
-            states = states.flatten(0, 1)[batch.source]
-            logits = self._head(states)
-        return states, logits.float()
+        return states.flatten(0, 1)[batch.source]
+
+    def _logprobs(
+        self, states: Tensor, targets: Tensor, *, with_entropy: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        with torch.autocast(self.device.type, self._dtype, enabled=self._is_mixed):
+            return token_logprobs(
+                states,
+                self._head,
+                targets,
+                limit=self._logits_limit,
+                with_entropy=with_entropy,
+            )
 
     def values(self, states: Tensor) -> Tensor:
         """The critic's value [n] of final hidden states [n, h], float32."""
@@ -135,9 +188,15 @@ class ActorCritic(nn.Module):
             return self.value_head(states.float())[:, 0]
 
     def save(self, folder: Path, tokenizer_from: Path | str) -> None:
-        """Writes policy, tokenizer and value head; the tokenizer is copied byte for byte."""
+        """Writes policy, tokenizer and value head; the tokenizer is copied byte for byte.
+
+        An adapter is written and then merged into the policy, which is of no further use here.
+        """
         folder.mkdir(parents=True, exist_ok=True)
-        self.policy.save_pretrained(folder)
+        if self._adapted[0] is None:
+            self.policy.save_pretrained(folder)
+        else:
+            save_merged(self._adapted[0], folder)
         for name in TOKENIZER_FILES:
             source = Path(tokenizer_from) / name
             if source.is_file():
@@ -200,20 +259,6 @@ def sequence_logprobs(
         for row, values in zip(batch.rows.tolist(), logprobs, strict=True):
             found[row] = values[: len(completion_ids[row])]
     return found
-
-
-def resolve_device(device: str) -> torch.device:
-    """`auto` is CUDA where there is one, else the CPU."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(device)
-
-
-def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """`auto` is bfloat16 on CUDA, else float32: the precision that the engine samples in."""
-    if dtype == "auto":
-        dtype = "bfloat16" if device.type == "cuda" else "float32"
-    return {"bfloat16": torch.bfloat16, "float32": torch.float32}[dtype]
 
 
 def _to_rows(tokens: Tensor, mask: Tensor) -> Tensor:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class TrainingConfig(BaseModel):
-    """PPO on one stored round. KL is in nats per sequence unless a name says per token."""
+    """PPO on stored rounds. KL is in nats per sequence unless a name says per token."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -25,6 +25,22 @@ class TrainingConfig(BaseModel):
         4096, ge=1, description="tokens, padding included, in one forward pass; memory only"
     )
     replay_rounds: int = Field(0, ge=0, description="earlier rounds to train on beside this one")
+    replay_statuses: tuple[Literal["completed", "accepted", "rejected", "refused"], ...] = Field(
+        ("completed", "accepted"), description="earlier rounds of another status train nothing"
+    )
+    replay_min_ess: float = Field(
+        0.3,
+        ge=0,
+        le=1,
+        description="an earlier round whose effective sample size, as a share of its sequences, is "
+        "below this is left out; where the whole window's is, only this round trains",
+    )
+    lag: int = Field(
+        0,
+        ge=0,
+        description="trains on the rollouts of this many rounds ago, for nights whose labels come "
+        "late; 0, the round's own, is best",
+    )
 
     learning_rate: float = Field(1e-4, gt=0)
     critic_learning_rate: float = Field(1e-3, gt=0, description="of the value head")
@@ -53,6 +69,29 @@ class TrainingConfig(BaseModel):
         2.0, ge=1, description="cap of pi_proximal / pi_behavior (decoupled PPO, Hilton 2110.00641)"
     )
 
+    importance: Literal["token", "sequence", "none"] = Field(
+        "token",
+        description="what the cap applies to; sequence: below some 64 tokens only; none: no "
+        "correction, to measure what it is worth",
+    )
+    importance_max_k3: float | None = Field(
+        None,
+        gt=0,
+        description="a sequence whose mean k3 to the behavior policy is over this weighs nothing",
+    )
+    max_ratio: float = Field(
+        1e4, gt=1, description="a token's ratio to the proximal policy over this ends the training"
+    )
+
+    advantage: Literal["gae", "rloo"] = Field(
+        "gae",
+        description="gae: with the critic; rloo: against the mean of the prompt's other "
+        "completions, no critic (Ahmadian 2402.14740)",
+    )
+    kl_loss_coefficient: float = Field(
+        0.0, ge=0, description="price of a nat to the reference in the loss, beside the reward's"
+    )
+    kl_loss_estimator: Literal["k2", "k3"] = "k2"
     discount: float = Field(1.0, gt=0, le=1)
     gae_lambda: float = Field(0.95, ge=0, le=1, description="of the advantages (1506.02438)")
     value_lambda: float = Field(
@@ -76,9 +115,18 @@ class TrainingConfig(BaseModel):
         "None: 1e-4 where engine and trainer are float32, else 0.02",
     )
 
-    @field_validator("replay_rounds")
-    @classmethod
-    def _no_replay_yet(cls, rounds: int) -> int:
-        if rounds:
-            raise ValueError("training on earlier rounds is not available yet; set it to 0")
-        return rounds
+    checkpoint_steps: int = Field(
+        50, ge=0, description="optimizer steps between two points of resume; 0: none"
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="computes activations again in the backward pass: less memory, slower"
+    )
+    logits_in_memory: int = Field(
+        1 << 26,
+        ge=1,
+        description="numbers; where tokens x vocabulary is more, log-probs come in chunks and the "
+        "logits never exist as a whole",
+    )
+    compile: bool = Field(
+        False, description="torch.compile on the transformer; pays on a GPU from minutes of work on"
+    )

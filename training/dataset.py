@@ -1,15 +1,17 @@
 """Which stored rows may train a policy, and why the others may not.
 
-One SQL query decides over every train rollout of the round; a row that is left out keeps its reason
-in `train_use`. Hold-out rollouts are never considered. Not here: how the tables are read
-(warehouse.catalog), rows -> tensors (batches.py), training itself (ppo_trainer.py).
+One SQL query decides over every train rollout of the window, that is this round and those replayed
+beside it; a row that is left out keeps its reason in `train_use`. Hold-out rollouts are never
+considered. Not here: how the tables are read (warehouse.catalog), what log-probs say of a row's
+staleness (gates.py), rows -> tensors (batches.py), training itself (ppo_trainer.py).
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -19,73 +21,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from training.config import TrainingConfig
+from training.sampling_rules import bent_sampling
 from warehouse import catalog
 from warehouse.ledger import Ledger
 from warehouse.store import open_store
 
-# The reasons run from "there is nothing to train on" to "the log-probs mean something else".
-# Whoever samples with top_p, penalties and the like draws from a distribution whose log-probs
-# nobody stored, and no importance weight can correct that.
-_ELIGIBILITY = """
-with considered as (
-    select rollouts.*, rewards.reward, rewards.is_eligible, bent_sampling.reason as bent,
-        rewards.rollout_id is not null as is_rewarded,
-        rewards.excluded_reason as reward_reason
-    from rollouts
-    left join rewards
-        on rollouts.rollout_id = rewards.rollout_id and rewards.recipe_sha256 = $recipe
-    left join bent_sampling using (sampling_json)
-    where rollouts.purpose = 'train'
-)
-select
-    rollout_id, round as source_round, prompt_ids, completion_ids, behavior_logprobs,
-    finish_reason, dtype,
-    case when isfinite(reward) then reward end as reward,
-    case
-        when not is_rewarded then 'no reward under this recipe'
-        when not is_eligible then 'reward: ' || coalesce(reward_reason, 'not eligible')
-        when not coalesce(isfinite(reward), false) then 'reward is not a finite number'
-        when completion_ids is null or coalesce(len(prompt_ids), 0) = 0 then 'no token ids'
-        when len(completion_ids) = 0 then 'empty completion'
-        when behavior_logprobs is null then 'no behavior log-probs'
-        when len(behavior_logprobs) <> len(completion_ids)
-            then 'behavior log-probs do not match the tokens'
-        when len(list_filter(behavior_logprobs, lambda x: coalesce(isfinite(x), false)))
-            < len(behavior_logprobs) then 'behavior log-probs are not finite'
-        when policy_revision <> $revision then 'sampled by another policy'
-        when tokenizer_sha256 <> $tokenizer then 'tokenized by another tokenizer'
-        when coalesce(finish_reason, '') not in ('stop', 'length')
-            then 'finish_reason ' || coalesce(finish_reason, 'unknown')
-        when logprobs_mode is distinct from 'raw_logprobs'
-            then 'logprobs_mode ' || coalesce(logprobs_mode, 'unknown')
-        when temperature is distinct from 1 then 'temperature is not 1'
-        when top_p is distinct from 1 then 'top_p is not 1'
-        when top_k is null or top_k not in (-1, 0) then 'top_k is set'
-        else bent
-    end as excluded_reason
-from considered
-order by rollout_id
-"""
-
-# Sampling parameters beside the columns, and the values at which they change nothing.
-_NEUTRAL: dict[str, tuple[object, ...]] = {
-    "repetition_penalty": (1,),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
-    "min_p": (0,),
-    "min_tokens": (0,),
-    "logit_bias": (None, {}),
-    "stop": (None, []),
-    "stop_token_ids": (None, []),
-    "bad_words": (None, []),
-    "allowed_token_ids": (None,),
-    "structured_outputs": (None,),
-    "ignore_eos": (False,),
-}
-_INERT = frozenset({"n", "seed", "logprobs", "flat_logprobs", "max_tokens", "detokenize"})
 _COLUMNS = (
-    *("rollout_id", "round", "purpose", "policy_revision", "tokenizer_sha256", "prompt_ids"),
-    *("completion_ids", "behavior_logprobs", "logprobs_mode", "finish_reason", "temperature"),
+    *("rollout_id", "round", "prompt_id", "purpose", "policy_revision", "tokenizer_sha256"),
+    *(
+        "prompt_ids",
+        "completion_ids",
+        "behavior_logprobs",
+        "logprobs_mode",
+        "finish_reason",
+        "temperature",
+    ),
     *("top_p", "top_k", "sampling_json", "dtype"),
 )
 _EXCLUDED = pa.schema(
@@ -111,19 +61,50 @@ class TrainingSet:
     """The rows that train, in the order of their ids, and those that do not, with the reason.
 
     Lists run in parallel: token ids int32, log-probs float32 of the completion tokens, `rewards`
-    [n] float32. `excluded` has rollout_id, source_round, reward, excluded_reason. `is_float32`:
-    every row was sampled in full precision.
+    [n] float32. `is_fresh` [n]: sampled by the policy that is to be trained. `reference_logprobs`:
+    those of an earlier night's training, where there are any. `excluded` has
+    rollout_id, source_round, reward, excluded_reason. `is_float32`: every row was sampled in full
+    precision.
     """
 
     rollout_ids: list[str]
     source_rounds: list[int]
+    prompt_names: list[str]
     prompt_ids: list[npt.NDArray[np.int32]]
     completion_ids: list[npt.NDArray[np.int32]]
     behavior_logprobs: list[npt.NDArray[np.float32]]
+    reference_logprobs: list[npt.NDArray[np.float32] | None]
     rewards: npt.NDArray[np.float32]
     finish_reasons: list[str]
+    is_fresh: npt.NDArray[np.bool_]
     excluded: pa.Table
     is_float32: bool
+
+    def without(self, reasons: dict[int, str]) -> TrainingSet:
+        """The set less the source rounds in `reasons`, whose rows join `excluded`."""
+        rounds = np.array(self.source_rounds)
+        keep = np.flatnonzero(~np.isin(rounds, list(reasons)))
+        left = np.flatnonzero(np.isin(rounds, list(reasons)))
+        lists: dict[str, Any] = {
+            name: [value[i] for i in keep]
+            for name, value in vars(self).items()
+            if isinstance(value, list)
+        }
+        dropped = pa.table(
+            {
+                "rollout_id": [self.rollout_ids[i] for i in left],
+                "source_round": pa.array(rounds[left], pa.int32()),
+                "reward": pa.array(self.rewards[left], pa.float32()),
+                "excluded_reason": [reasons[int(rounds[i])] for i in left],
+            }
+        )
+        return replace(
+            self,
+            **lists,
+            rewards=self.rewards[keep],
+            is_fresh=self.is_fresh[keep],
+            excluded=pa.concat_tables([self.excluded, dropped.cast(self.excluded.schema)]),
+        )
 
 
 def trainable_rows(
@@ -133,43 +114,75 @@ def trainable_rows(
     recipe_sha256: str | None,
     config: TrainingConfig,
     policy_revision: str,
+    reference_revision: str | None = None,
     tokenizer_sha256: str | None = None,
     as_of: int | None = None,
 ) -> TrainingSet:
-    """The rows of `round` that may train the policy that sampled them, rewarded by one recipe.
+    """The rows that may train policy `policy_revision` in night `round`, rewarded by one recipe.
 
-    `recipe_sha256` None takes the round's only recipe; `tokenizer_sha256` None trusts the policy
-    revision, which covers the tokenizer. Raises EmptyRound, TrainingError.
+    They come from the round and `replay_rounds` before it, all `lag` rounds earlier. The round's
+    own rows must be the policy's own samples. What is stored of `reference_revision` need not be
+    computed again. `recipe_sha256` None takes the round's only recipe;
+    `tokenizer_sha256` None the newest round's. Raises EmptyRound, TrainingError.
     """
-    assert config.replay_rounds == 0, "replay is refused by TrainingConfig"
-    if as_of is None:  # both tables at one version, whatever is published meanwhile
+    newest = max(0, round - config.lag)
+    window = list(range(max(0, newest - config.replay_rounds), newest + 1))
+    if as_of is None:  # all tables at one version, whatever is published meanwhile
         as_of = Ledger(open_store(root, read_only=True)).head()
-    rewards = catalog.read_table(root, "rewards", rounds=[round], as_of=as_of)
-    recipe = recipe_sha256 or _only_recipe(rewards, round)
+
+    def read(table: str, columns: Sequence[str] | None = None) -> pa.Table:
+        return catalog.read_table(root, table, rounds=window, columns=columns, as_of=as_of)
+
+    rewards, rollouts = read("rewards"), read("rollouts", _COLUMNS)
+    of_newest = pc.field("round") == newest
+    recipe = recipe_sha256 or _only_recipe(rewards.filter(of_newest), newest)
+    parameters = {
+        "round": round,
+        "newest": newest,
+        "recipe": recipe,
+        "revision": policy_revision,
+        "tokenizer": tokenizer_sha256 or _tokenizer(rollouts.filter(of_newest)),
+        "statuses": list(config.replay_statuses),
+        "is_grouped": config.advantage == "rloo",
+    }
     con = catalog.open_connection()
-    rollouts = catalog.read_table(root, "rollouts", rounds=[round], columns=_COLUMNS, as_of=as_of)
     con.register("rollouts", rollouts)
     con.register("rewards", rewards)
-    con.register("bent_sampling", _bent_sampling(rollouts["sampling_json"]))
-    parameters = {"recipe": recipe, "revision": policy_revision, "tokenizer": tokenizer_sha256}
-    rows: pa.Table = con.sql(_ELIGIBILITY, params=parameters).to_arrow_table()
+    con.register("rounds", read("rounds", ("round", "status")))
+    con.register("bent_sampling", bent_sampling(rollouts["sampling_json"]))
+    query = resources.files("training").joinpath("trainable_rows.sql").read_text(encoding="utf-8")
+    rows: pa.Table = con.sql(query, params=parameters).to_arrow_table()
     con.close()
     used = rows.filter(pc.field("excluded_reason").is_null())
     excluded = rows.filter(pc.field("excluded_reason").is_valid())
     if not used.num_rows:
-        raise EmptyRound(_explain(root, round, recipe, excluded["excluded_reason"].to_pylist()))
-    return _training_set(used, excluded.select(_EXCLUDED.names).cast(_EXCLUDED))
+        raise EmptyRound(_explain(root, newest, recipe, excluded["excluded_reason"].to_pylist()))
+    known: dict[str, npt.NDArray[np.float32]] = {}
+    if len(window) > 1 or config.lag:
+        nights = list(range(window[0], round))  # that may have scored rows of the window
+        stored = catalog.read_table(root, "policy_logprobs", rounds=nights, as_of=as_of)
+        stored = stored.filter(pc.field("policy_revision") == reference_revision)
+        known = dict(
+            zip(stored["rollout_id"].to_pylist(), _ragged(stored["logprobs"]), strict=True)
+        )
+    return _training_set(used, known, excluded.select(_EXCLUDED.names).cast(_EXCLUDED))
 
 
-def _training_set(used: pa.Table, excluded: pa.Table) -> TrainingSet:
+def _training_set(
+    used: pa.Table, known: dict[str, npt.NDArray[np.float32]], excluded: pa.Table
+) -> TrainingSet:
+    ids = used["rollout_id"].to_pylist()
     return TrainingSet(
-        rollout_ids=used["rollout_id"].to_pylist(),
+        rollout_ids=ids,
         source_rounds=used["source_round"].to_pylist(),
+        prompt_names=used["prompt_id"].to_pylist(),
         prompt_ids=_ragged(used["prompt_ids"]),
         completion_ids=_ragged(used["completion_ids"]),
         behavior_logprobs=_ragged(used["behavior_logprobs"]),
+        reference_logprobs=[known.get(rollout_id) for rollout_id in ids],
         rewards=used["reward"].to_numpy().astype(np.float32),
         finish_reasons=used["finish_reason"].to_pylist(),
+        is_fresh=used["is_fresh"].to_numpy(),
         excluded=excluded,
         is_float32=set(used["dtype"].to_pylist()) <= {"float32"},
     )
@@ -179,7 +192,7 @@ def _ragged(column: pa.ChunkedArray) -> list[npt.NDArray[Any]]:
     whole = column.combine_chunks()
     flat = whole.flatten().to_numpy()
     ends = np.cumsum(whole.value_lengths().to_numpy())
-    return np.split(flat, ends[:-1])
+    return np.split(flat, ends[:-1]) if len(ends) else []
 
 
 def _only_recipe(rewards: pa.Table, round: int) -> str:
@@ -191,29 +204,10 @@ def _only_recipe(rewards: pa.Table, round: int) -> str:
     return str(recipes[0])
 
 
-def _bent_sampling(column: pa.ChunkedArray) -> pa.Table:
-    """Each sampling_json that bends the distribution, with the reason."""
-    reasons = {text: _bent_reason(text) for text in column.unique().to_pylist() if text}
-    bent = {text: reason for text, reason in reasons.items() if reason}
-    return pa.table(
-        {
-            "sampling_json": pa.array(bent.keys(), pa.string()),
-            "reason": pa.array(bent.values(), pa.string()),
-        }
-    )
-
-
-def _bent_reason(sampling_json: str) -> str | None:
-    try:
-        parameters = json.loads(sampling_json)
-    except ValueError:
-        return "sampling_json is not readable"
-    if not isinstance(parameters, dict):
-        return "sampling_json is not readable"
-    for name, value in sorted(parameters.items()):
-        if name not in _INERT and value not in _NEUTRAL.get(name, ()):
-            return f"sampling parameter {name} is set"
-    return None
+def _tokenizer(rollouts: pa.Table) -> str | None:
+    """The round's tokenizer, where it is one: earlier rounds must have been sampled with it."""
+    found = rollouts["tokenizer_sha256"].unique().to_pylist()
+    return found[0] if len(found) == 1 else None
 
 
 def _explain(root: str | Path, round: int, recipe: str, reasons: list[str]) -> str:

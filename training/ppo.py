@@ -23,7 +23,7 @@ _CONTROLLER_STEP = 0.2
 class PolicyLoss:
     """The loss of a micro-batch and what to watch; all but `ratio_max` add up over micro-batches.
 
-    `k3` estimates KL(proximal || policy) in nats per token.
+    `k3` estimates KL(proximal || policy) in nats per token; `ratio_row` is the row of `ratio_max`.
     """
 
     loss: Tensor
@@ -31,6 +31,7 @@ class PolicyLoss:
     clip_fraction: Tensor
     ratio_error: Tensor
     ratio_max: Tensor
+    ratio_row: Tensor
 
 
 def kl_estimate(
@@ -94,27 +95,73 @@ def generalized_advantages(
     return advantages
 
 
-def importance_weights(
-    proximal: Tensor, behavior: Tensor, mask: Tensor, cap: float
-) -> tuple[Tensor, dict[str, float]]:
-    """Truncated weights min(pi_proximal / pi_behavior, cap) [b, t], and metrics before truncation.
+def leave_one_out_advantages(
+    rewards: Tensor, kl: Tensor, groups: Tensor, mask: Tensor, kl_coefficient: float
+) -> Tensor:
+    """RLOO (Ahmadian et al. 2402.14740, section 4.2) [b, t]: a completion against its siblings.
+
+    `rewards` [b], `kl` [b, t] log-ratios to the reference, `groups` [b] whole numbers, one per
+    prompt; every group needs two completions or more. All tokens of a completion share one value:
+    its reward less the price of its KL, less the mean of the same over the rest of its group.
+    """
+    paid = rewards - kl_coefficient * (kl * mask).sum(1).to(rewards.dtype)
+    _, place = groups.unique(return_inverse=True)
+    count = torch.bincount(place).to(paid.dtype)[place]
+    total = torch.zeros_like(paid).scatter_add(0, place, paid)[place]
+    return (paid - (total - paid) / (count - 1))[:, None] * mask
+
+
+def log_ratios(proximal: Tensor, behavior: Tensor, mask: Tensor) -> Tensor:
+    """Log (pi_proximal / pi_behavior) [b, t], bounded, 0 at padding."""
+    return ((proximal - behavior) * mask).clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND)
+
+
+def importance_metrics(gap: Tensor, mask: Tensor, cap: float) -> dict[str, float]:
+    """What the log-ratios [b, t] say of the rows' staleness, before any truncation.
 
     kl_* estimate KL(behavior || proximal) in nats per token; ess_* are effective sample sizes as a
     share of 1, per sequence and per token (from truncated weights they would look too good).
     """
-    gap = ((proximal - behavior) * mask).clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND)
     ratio = gap.exp() * mask
     sequence = gap.sum(1).clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND).double().exp()
     token = ratio[mask.bool()].double()
     metrics = {
         "importance_kl_k1": masked_mean(-gap, mask),
-        "importance_kl_k3": masked_mean(ratio - 1 - gap, mask),
+        "importance_kl_k3": masked_mean(ratio - mask - gap, mask),
         "importance_max": ratio.max(),
         "importance_over_cap": masked_mean((ratio > cap).to(gap.dtype), mask),
         "ess_seq": sequence.sum().square() / sequence.square().sum() / len(sequence),
         "ess_tok": token.sum().square() / token.square().sum() / len(token),
     }
-    return ratio.clamp(max=cap), {name: float(value) for name, value in metrics.items()}
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def importance_weights(
+    gap: Tensor,
+    mask: Tensor,
+    *,
+    cap: float,
+    level: Literal["token", "sequence", "none"] = "token",
+    max_k3: float | None = None,
+) -> Tensor:
+    """Truncated weights min(pi_proximal / pi_behavior, cap) [b, t] from log-ratios [b, t].
+
+    Constants, as in decoupled PPO (Hilton et al. 2110.00641; cap: AReaL 2505.24298). `sequence`
+    gives all tokens their sequence's weight, `none` 1. A sequence whose mean k3 is over `max_k3`
+    weighs 0; it stays in every denominator, so the others gain nothing by it.
+    """
+    if level == "token":
+        weights = gap.exp()
+    elif level == "sequence":
+        total = gap.sum(1, keepdim=True).clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND)
+        weights = total.exp().expand_as(gap)
+    else:
+        weights = torch.ones_like(gap)
+    weights = weights.clamp(max=cap) * mask
+    if max_k3 is None:
+        return weights
+    k3 = ((gap.exp() - 1 - gap) * mask).sum(1) / mask.sum(1).clamp(min=1)
+    return weights * (k3 <= max_k3)[:, None]
 
 
 def policy_loss(
@@ -142,12 +189,14 @@ def policy_loss(
         off = (ratio - 1).abs() * mask
         k3 = kl_estimate(proximal, logprobs, "k3") * mask
         is_clipped = (off > clip_ratio).to(ratio.dtype)
+        ratio_max, ratio_row = (ratio * mask).amax(1).max(0)
     return PolicyLoss(
         loss=(loss * weights * mask).sum() / token_count,
         k3=k3.sum() / token_count,
         clip_fraction=is_clipped.sum() / token_count,
         ratio_error=off.sum() / token_count,
-        ratio_max=(ratio.detach() * mask).max(),
+        ratio_max=ratio_max,
+        ratio_row=ratio_row,
     )
 
 

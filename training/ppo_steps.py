@@ -1,13 +1,15 @@
 """The epochs of PPO over one stored round: minibatches, micro-batches, optimizer steps, early stop.
 
 Adam starts anew each round: at beta2 .95 its memory is twenty steps, and carrying it would triple a
-checkpoint. Not here: what is computed once a round (stored_round.py), files (ppo_trainer.py).
+policy's size. Not here: what is computed once a round (stored_round.py), the points of resume
+(checkpoint.py), the trained policy's files (ppo_trainer.py).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,9 +17,10 @@ import torch
 from training import ppo
 from training.actor_critic import ActorCritic
 from training.batches import TokenBatch, token_batches
+from training.checkpoint import Checkpoints, Position
 from training.config import TrainingConfig
-from training.dataset import TrainingError, TrainingSet
-from training.stored_round import StoredRound
+from training.dataset import TrainingError
+from training.stored_round import PreparedRound
 from training.training_log import MetricsLog
 
 Progress = Callable[[int, int, dict[str, float]], None]
@@ -32,20 +35,20 @@ class DivergedError(TrainingError):
 
 def train_epochs(
     model: ActorCritic,
-    rows: TrainingSet,
-    stored: StoredRound,
+    prepared: PreparedRound,
     config: TrainingConfig,
     log: MetricsLog,
+    checkpoints: Checkpoints,
     *,
     order_seed: tuple[int, int],
     progress: Progress,
 ) -> tuple[int, dict[str, float]]:
     """Trains `model` in place; the number of epochs it took and the metrics' means over the last.
 
-    Ends early once the policy is `max_kl_per_token` away from the proximal one, on an epoch's mean.
-    Raises DivergedError.
+    Goes on from the last of `checkpoints`. Ends early once the policy is `max_kl_per_token` away
+    from the proximal one, on an epoch's mean. Raises DivergedError.
     """
-    return _Epochs(model, rows, stored, config, log, progress).run(order_seed)
+    return _Epochs(model, prepared, config, log, checkpoints, progress).run(order_seed)
 
 
 class _Epochs:
@@ -54,21 +57,28 @@ class _Epochs:
     def __init__(
         self,
         model: ActorCritic,
-        rows: TrainingSet,
-        stored: StoredRound,
+        prepared: PreparedRound,
         config: TrainingConfig,
         log: MetricsLog,
+        checkpoints: Checkpoints,
         progress: Progress,
     ) -> None:
-        self._model, self._rows, self._stored = model, rows, stored
+        self._model, self._rows, self._stored = model, prepared.rows, prepared.stored
         self._config, self._log, self._progress = config, log, progress
-        self._parameters = [p for p in model.parameters() if p.requires_grad]
-        head = list(model.value_head.parameters())
-        trunk = [p for p in model.policy.parameters() if p.requires_grad]
+        self._checkpoints = checkpoints
+        self._trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        head = {id(p) for p in model.value_head.parameters()}
+        parameters = list(self._trained.values())
         self._optimizer = torch.optim.AdamW(
             [
-                {"params": trunk, "lr": config.learning_rate},
-                {"params": head, "lr": config.critic_learning_rate},
+                {
+                    "params": [p for p in parameters if id(p) not in head],
+                    "lr": config.learning_rate,
+                },
+                {
+                    "params": [p for p in parameters if id(p) in head],
+                    "lr": config.critic_learning_rate,
+                },
             ],
             betas=config.adam_betas,
             eps=_ADAM_EPSILON,
@@ -78,27 +88,46 @@ class _Epochs:
         self._schedule = torch.optim.lr_scheduler.LambdaLR(
             self._optimizer, lambda step: min(1.0, (step + 1) / max(1, config.warmup_steps))
         )
-        _, _, spread = ppo.whiten(stored.returns, stored.mask)
+        _, _, spread = ppo.whiten(self._stored.returns, self._stored.mask)
         self._value_clip = config.value_clip * float(spread)
+        self._value_coefficient = config.value_coefficient if config.advantage == "gae" else 0.0
 
     def run(self, order_seed: tuple[int, int]) -> tuple[int, dict[str, float]]:
         """All epochs, fewer when the policy has gone far enough; their number, the last's means."""
         count, size = len(self._rows.rollout_ids), self._config.minibatch_size
         total = self._config.epochs * math.ceil(count / size)
-        step, means = 0, {}
-        for epoch in range(1, self._config.epochs + 1):
-            seen: list[dict[str, float]] = []
-            for minibatch in _minibatches(count, size, (*order_seed, epoch)):
+        at = self._resume()
+        step, place, seen = at.step, at.place, at.seen
+        for epoch in range(at.epoch, self._config.epochs + 1):
+            minibatches = _minibatches(count, size, (*order_seed, epoch))
+            for number, minibatch in enumerate(minibatches[place:], place + 1):
                 metrics = self._step(minibatch, is_first=step == 0)
                 step += 1
                 seen.append(metrics)
                 self._log.add(metrics, step=step, epoch=epoch)
+                self._keep(Position(epoch, number, step, seen))
                 self._progress(step, total, metrics)
             means = {name: float(np.mean([m[name] for m in seen])) for name in seen[0]}
             if means["k3"] > self._config.max_kl_per_token:
                 break
+            place, seen = 0, []
         self._progress(step, step, means)
         return epoch, means
+
+    def _resume(self) -> Position:
+        found = self._checkpoints.restore(self._trained, self._optimizer, self._schedule)
+        if found is None:
+            return Position(1, 0, 0, [])
+        position, metrics = found
+        self._log.restore(metrics)
+        return position
+
+    def _keep(self, position: Position) -> None:
+        every = self._config.checkpoint_steps
+        if every and position.step % every == 0:
+            self._checkpoints.save(
+                position, self._trained, self._optimizer, self._schedule, self._log.table()
+            )
 
     def _step(self, minibatch: list[int], *, is_first: bool) -> dict[str, float]:
         """One optimizer step; the gradient does not depend on how micro-batches are cut."""
@@ -113,16 +142,18 @@ class _Epochs:
         tokens = float(self._stored.mask[minibatch].sum())
         self._optimizer.zero_grad()
         parts = [self._backward(batch, tokens) for batch in batches]
-        metrics = {name: sum(part[name] for part in parts) for name in parts[0]}
-        metrics["ratio_max"] = max(part["ratio_max"] for part in parts)
-        norm = torch.nn.utils.clip_grad_norm_(self._parameters, config.max_grad_norm)
+        worst = max(parts, key=lambda part: part.ratio_max)
+        metrics = {name: sum(part.sums[name] for part in parts) for name in parts[0].sums} | {
+            "ratio_max": worst.ratio_max
+        }
+        norm = torch.nn.utils.clip_grad_norm_(self._trained.values(), config.max_grad_norm)
         metrics["grad_norm"] = float(norm)
-        self._refuse_divergence(metrics, minibatch, is_first=is_first)
+        self._refuse_divergence(metrics, minibatch, worst.ratio_row, is_first=is_first)
         self._optimizer.step()
         self._schedule.step()
         return metrics
 
-    def _backward(self, batch: TokenBatch, token_count: float) -> dict[str, float]:
+    def _backward(self, batch: TokenBatch, token_count: float) -> _Part:
         """Adds the gradient of one micro-batch; its share of the minibatch's metrics."""
         config, stored = self._config, self._stored.take(batch)
         scores = self._model.logprobs_and_values(batch)
@@ -144,27 +175,39 @@ class _Epochs:
             clip=self._value_clip,
             token_count=token_count,
         )
-        (policy.loss + config.value_coefficient * value).backward()
-        return {
-            "loss_policy": float(policy.loss.detach()),
-            "loss_value": float(value.detach()),
-            "k3": float(policy.k3),
-            "clip_fraction": float(policy.clip_fraction),
-            "ratio_error": float(policy.ratio_error),
-            "ratio_max": float(policy.ratio_max),
-            "entropy": float(scores.entropy.sum()) / token_count,
+        loss = policy.loss + self._value_coefficient * value
+        if config.kl_loss_coefficient:
+            kl = ppo.kl_estimate(scores.logprobs, stored.reference, config.kl_loss_estimator)
+            priced = (kl * stored.weights * stored.mask).sum() / token_count
+            loss = loss + config.kl_loss_coefficient * priced
+        loss.backward()
+        sums = {
+            "loss_policy": policy.loss.detach(),
+            "loss_value": value.detach(),
+            "k3": policy.k3,
+            "clip_fraction": policy.clip_fraction,
+            "ratio_error": policy.ratio_error,
+            "entropy": scores.entropy.sum() / token_count,
         }
+        # One copy for all: on a GPU each of them would wait for the device.
+        numbers = torch.stack([x.float() for x in (*sums.values(), policy.ratio_max)]).tolist()
+        return _Part(
+            sums=dict(zip(sums, numbers, strict=False)),
+            ratio_max=numbers[-1],
+            ratio_row=int(batch.rows[int(policy.ratio_row)]),
+        )
 
     def _refuse_divergence(
-        self, metrics: dict[str, float], minibatch: list[int], *, is_first: bool
+        self, metrics: dict[str, float], minibatch: list[int], worst: int, *, is_first: bool
     ) -> None:
-        ids = [self._rows.rollout_ids[row] for row in minibatch[:3]]
         bad = [name for name, value in metrics.items() if not math.isfinite(value)]
         if bad:
             raise DivergedError(
-                f"{', '.join(bad)} not finite in the minibatch of rollouts {ids}...; lower "
-                "training.learning_rate or look at their rewards; nothing was written"
+                f"{', '.join(bad)} not finite in the minibatch of rollouts "
+                f"{self._not_finite(minibatch)}...; lower training.learning_rate or look at their "
+                "rewards; nothing was written"
             )
+        ids = [self._rows.rollout_ids[row] for row in minibatch[:3]]
         is_exact = self._model.dtype == torch.float32
         limit = _FIRST_RATIO_FLOAT32 if is_exact else _FIRST_RATIO_BFLOAT16
         if is_first and metrics["ratio_error"] > limit:
@@ -173,10 +216,32 @@ class _Epochs:
                 f"{metrics['ratio_error']:.2g}, allowed {limit:g}, for rollouts {ids}...; is there "
                 "dropout in the model? Nothing was written"
             )
+        if metrics["ratio_max"] > self._config.max_ratio:
+            raise DivergedError(
+                f"a token's ratio to the proximal policy is {metrics['ratio_max']:.3g}, over "
+                f"training.max_ratio {self._config.max_ratio:g}, in rollout "
+                f"{self._rows.rollout_ids[worst]}: the policy runs away; lower "
+                "training.learning_rate or training.epochs. Nothing was written"
+            )
+
+    def _not_finite(self, minibatch: list[int]) -> list[str]:
+        """At most three rollouts with such a reward, else such returns, else any of these."""
+        # One such reward is in every advantage, by their common mean: it may be in another batch.
+        rewards = np.flatnonzero(~np.isfinite(self._rows.rewards)).tolist()
+        returns = [row for row in minibatch if not self._stored.returns[row].isfinite().all()]
+        return [self._rows.rollout_ids[row] for row in (rewards or returns or minibatch)[:3]]
 
 
-def _minibatches(count: int, size: int, seed: tuple[int, int, int]) -> Iterator[list[int]]:
+@dataclass(frozen=True)
+class _Part:
+    """A micro-batch: what adds up over a minibatch, and its largest ratio with the row."""
+
+    sums: dict[str, float]
+    ratio_max: float
+    ratio_row: int
+
+
+def _minibatches(count: int, size: int, seed: tuple[int, int, int]) -> list[list[int]]:
     """The rows 0..count-1 in an order of this epoch; a last, smaller minibatch is kept."""
     order = np.random.default_rng(seed).permutation(count).tolist()
-    for start in range(0, count, size):
-        yield order[start : start + size]
+    return [order[start : start + size] for start in range(0, count, size)]

@@ -16,13 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+from torch import Tensor
 
 from training.actor_critic import ActorCritic, sequence_logprobs
+from training.adapters import AdapterConfig
+from training.checkpoint import Checkpoints
 from training.config import TrainingConfig
 from training.dataset import TrainingSet
+from training.gates import ParityError
 from training.ppo_steps import DivergedError, Progress, train_epochs
 from training.revision import policy_revision
-from training.stored_round import ParityError, StoredRound, prepare_round
+from training.stored_round import StoredRound, prepare_round
 from training.training_log import (
     Floats,
     MetricsLog,
@@ -63,37 +67,75 @@ def train_ppo(
     seed: int,
     device: str = "auto",
     progress: Progress | None = None,
+    work_dir: Path | None = None,
+    adapter: AdapterConfig | None = None,
 ) -> TrainingOutcome:
     """Trains the policy in `policy_dir` on `rows`, writes the next one to `out_dir` in one rename.
 
-    Raises ParityError, DivergedError, before anything is written.
+    With `work_dir` a killed call goes on where it was, on a CPU to the same bits. With `adapter`
+    only that is trained, and the reference is the policy without it. Raises ParityError,
+    DivergedError, AdapterError, UnsupportedPolicy, before `out_dir` is written.
     """
     started = time.monotonic()
     policy, reference = policy_revision(policy_dir), policy_revision(reference_dir)
-    run_id = training_run_id(rows, config, round, policy, reference, kl_coefficient, seed)
-    log = MetricsLog(run_id, round)
-    # The reference comes and goes before the policy is loaded: one model in memory at a time.
-    reference_logprobs = (
-        None if policy == reference else _reference(rows, reference_dir, config, device)
+    run_id = training_run_id(
+        rows,
+        config,
+        round,
+        policy,
+        reference,
+        kl_coefficient,
+        seed,
+        *([adapter] if adapter else []),
     )
-    model = ActorCritic.load(policy_dir, device=device, dtype=config.dtype)
-    stored, metrics = prepare_round(
-        model, rows, reference_logprobs, config, kl_coefficient=kl_coefficient, seed=seed
-    )
+    log, checkpoints = MetricsLog(run_id, round), Checkpoints(work_dir, run_id)
+
+    def load() -> ActorCritic:
+        model = ActorCritic.load(
+            policy_dir,
+            device=device,
+            dtype=config.dtype,
+            adapter=adapter,
+            base=reference_dir,
+            logits_limit=config.logits_in_memory,
+        )
+        if config.gradient_checkpointing:
+            model.spend_less_memory()
+        return model
+
+    kept = checkpoints.prepared(rows)
+    if kept is not None:
+        model, (prepared, head) = load(), kept
+        model.value_head.load_state_dict(head)
+    else:
+        is_same = policy == reference
+        # Without an adapter the reference comes and goes before the policy is loaded.
+        logprobs = None if is_same or adapter else _reference(rows, reference_dir, config, device)
+        model = load()
+        if adapter and not is_same:
+            with model.as_reference():
+                logprobs = _reference(rows, model, config, device)
+        prepared = prepare_round(
+            model, rows, logprobs, config, kl_coefficient=kl_coefficient, seed=seed
+        )
+        checkpoints.save_prepared(prepared, model.value_head.state_dict())
     epochs, last = train_epochs(
-        model, rows, stored, config, log, order_seed=(seed, round), progress=progress or _silent
-    )
+        model, prepared, config, log, checkpoints, order_seed=(seed, round),
+        progress=progress or _silent,
+    )  # fmt: skip
+    rows, metrics = prepared.rows, prepared.metrics
     log.add(metrics | {"epochs": float(epochs)})
     revision = _save(model, out_dir, policy_dir)
+    checkpoints.clear()
     seconds = time.monotonic() - started
     speed = {"seconds_training": seconds, "tokens_per_second": metrics["tokens"] * epochs / seconds}
     return TrainingOutcome(
         policy_dir=out_dir,
         policy_revision=revision,
         training_run_id=run_id,
-        train_use=_train_use(rows, stored, run_id, round, epochs),
+        train_use=_train_use(rows, prepared.stored, run_id, round, epochs),
         training_metrics=log.table(),
-        policy_logprobs=_logprobs_table(rows, stored, round, policy, reference, reference_logprobs),
+        policy_logprobs=_logprobs_table(rows, prepared.stored, round, policy, reference),
         summary=metrics | last | {"epochs": float(epochs)} | speed,
     )
 
@@ -112,38 +154,41 @@ def _train_use(
 
 
 def _reference(
-    rows: TrainingSet, folder: Path, config: TrainingConfig, device: str
+    rows: TrainingSet, reference: Path | ActorCritic, config: TrainingConfig, device: str
 ) -> list[Floats]:
-    return sequence_logprobs(
-        folder,
-        rows.prompt_ids,
-        rows.completion_ids,
+    """The reference's log-probs of every row; only those that no earlier night stored cost."""
+    known = rows.reference_logprobs
+    missing = [place for place, logprobs in enumerate(known) if logprobs is None]
+    found = sequence_logprobs(
+        reference,
+        [rows.prompt_ids[place] for place in missing],
+        [rows.completion_ids[place] for place in missing],
         device=device,
         dtype=config.dtype,
         micro_batch_tokens=config.micro_batch_tokens,
     )
+    fresh = dict(zip(missing, found, strict=True))
+    return [fresh[i] if logprobs is None else logprobs for i, logprobs in enumerate(known)]
 
 
 def _logprobs_table(
-    rows: TrainingSet,
-    stored: StoredRound,
-    round: int,
-    policy: str,
-    reference: str,
-    reference_logprobs: list[Floats] | None,
+    rows: TrainingSet, stored: StoredRound, round: int, policy: str, reference: str
 ) -> pa.Table:
-    """Proximal and reference log-probs; where both are one policy, one row, as the reference's."""
-    proximal = [
-        row[: len(ids)].numpy()
-        for row, ids in zip(stored.proximal, rows.completion_ids, strict=True)
-    ]
-    if reference_logprobs is None:
-        return policy_logprobs_table(rows, round, {policy: ("reference", proximal)})
-    return policy_logprobs_table(
-        rows,
-        round,
-        {policy: ("proximal", proximal), reference: ("reference", reference_logprobs)},
-    )
+    """Proximal and reference log-probs; where both are one policy, one row, as the reference's.
+
+    A reference's log-probs that an earlier night stored are not stored again.
+    """
+
+    def ragged(x: Tensor) -> list[Floats]:
+        return [row[: len(i)].numpy() for row, i in zip(x, rows.completion_ids, strict=True)]
+
+    is_new = [known is None for known in rows.reference_logprobs]
+    of_reference = ragged(stored.reference)
+    table = policy_logprobs_table(rows, round, reference, "reference", of_reference, is_new)
+    if policy == reference:
+        return table
+    proximal = policy_logprobs_table(rows, round, policy, "proximal", ragged(stored.proximal))
+    return pa.concat_tables([table, proximal])
 
 
 def _save(model: ActorCritic, out_dir: Path, tokenizer_from: Path) -> str:

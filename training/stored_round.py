@@ -1,8 +1,8 @@
 """A stored round, scored once before its training: what does not change while the policy moves.
 
-One pass without gradients gives proximal log-probs and values; then the parity gate, the critic's
-warm-up, importance weights, returns and whitened advantages.
-Not here: gradients on the policy (ppo_trainer.py).
+One pass without gradients gives proximal log-probs and values; then come the gates (gates.py), the
+critic's warm-up, importance weights, returns and whitened advantages. Not here: gradients on the
+policy (ppo_steps.py).
 """
 
 from __future__ import annotations
@@ -18,25 +18,20 @@ from training import ppo
 from training.actor_critic import ActorCritic
 from training.batches import TokenBatch, pad, token_batches
 from training.config import TrainingConfig
-from training.dataset import TrainingError, TrainingSet
+from training.dataset import TrainingSet
+from training.gates import check_parity, parity_limit, too_stale
 from training.training_log import Floats
 
-PARITY_FLOAT32, PARITY_BFLOAT16 = 1e-4, 0.02
-_LARGEST_BIAS = 0.005  # nats a token; noise has mean 0, a wrong temperature or top_p has not
-_LARGEST_GAP = 1.0  # at the 99.9th percentile
 _CRITIC_BATCH = 1024  # tokens
-
-
-class ParityError(TrainingError):
-    """The stored log-probs are not those of the policy about to be trained."""
 
 
 @dataclass(frozen=True)
 class StoredRound:
-    """The round's tokens, all [n, t] float32 on the CPU, 0 at padding; log-probs in nats."""
+    """The window's tokens, all [n, t] float32 on the CPU, 0 at padding; log-probs in nats."""
 
     mask: Tensor
     proximal: Tensor
+    reference: Tensor
     values: Tensor
     returns: Tensor
     advantages: Tensor
@@ -54,6 +49,19 @@ class StoredRound:
         return ((x * self.mask).sum(1) / self.mask.sum(1)).numpy()
 
 
+@dataclass(frozen=True)
+class PreparedRound:
+    """What the epochs start from: the rows that train after all, their tokens, the metrics.
+
+    `stale`: source rounds that were dropped, with the reason.
+    """
+
+    rows: TrainingSet
+    stored: StoredRound
+    metrics: dict[str, float]
+    stale: dict[int, str]
+
+
 def prepare_round(
     model: ActorCritic,
     rows: TrainingSet,
@@ -62,44 +70,86 @@ def prepare_round(
     *,
     kl_coefficient: float,
     seed: int,
-) -> tuple[StoredRound, dict[str, float]]:
-    """Scores the round, checks parity, warms a new critic up; the round and its metrics.
+) -> PreparedRound:
+    """Scores the window, checks parity, drops rounds that are too stale, warms a new critic up.
 
     `reference` None: the policy is the reference itself. Raises ParityError.
     """
-    is_new_critic = not model.has_trained_critic and config.critic_warmup_epochs > 0
-    batches = token_batches(
-        rows.prompt_ids,
-        rows.completion_ids,
-        range(len(rows.rollout_ids)),
-        micro_batch_tokens=config.micro_batch_tokens,
-        device=model.device,
-    )
-    mask = pad([np.ones(len(ids), np.float32) for ids in rows.completion_ids])
+    has_critic = config.advantage == "gae"
+    is_new = has_critic and not model.has_trained_critic and config.critic_warmup_epochs > 0
+    scored = _score(model, rows, reference, config, keep_states=is_new)
     behavior = pad(rows.behavior_logprobs)
-    proximal, values, states = _score(model, batches, mask, keep_states=is_new_critic)
-    metrics = check_parity(rows, proximal, behavior, mask, _parity_limit(model, rows, config))
-    ref = proximal if reference is None else pad(reference)
-    scores = torch.from_numpy(rows.rewards)
-    rewards = ppo.token_rewards(scores, proximal, ref, mask, kl_coefficient)
-    if is_new_critic:
+    limit = parity_limit(rows, config, model.dtype)
+    metrics = check_parity(rows, scored.proximal, behavior, scored.mask, limit)
+    gap = ppo.log_ratios(scored.proximal, behavior, scored.mask)
+    stale, by_round = too_stale(rows, gap, scored.mask, config)
+    if stale:
+        kept = torch.tensor([number not in stale for number in rows.source_rounds])
+        rows, scored, gap = rows.without(stale), scored.only(kept), gap[kept]
+    stored, found = _estimate(model, rows, scored, gap, config, kl_coefficient, seed)
+    return PreparedRound(rows, stored, metrics | by_round | found, stale)
+
+
+def _estimate(
+    model: ActorCritic,
+    rows: TrainingSet,
+    scored: _Scored,
+    gap: Tensor,
+    config: TrainingConfig,
+    kl_coefficient: float,
+    seed: int,
+) -> tuple[StoredRound, dict[str, float]]:
+    """Rewards, values, returns, advantages and weights of the rows that train."""
+    mask, kl = scored.mask, scored.proximal - scored.reference
+    scores, values = torch.from_numpy(rows.rewards), scored.values
+    rewards = ppo.token_rewards(scores, scored.proximal, scored.reference, mask, kl_coefficient)
+    if len(scored.states):
         monte_carlo = _returns(rewards, torch.zeros_like(values), mask, config, 1.0)
-        values = _warm_up_critic(model, states, monte_carlo, mask, config, seed)
-    advantages = ppo.generalized_advantages(
-        rewards, values, mask, config.discount, config.gae_lambda
-    )
+        values = _warm_up_critic(model, scored.states, monte_carlo, mask, config, seed)
+    advantages = _advantages(rows, rewards, values, kl, mask, config, kl_coefficient)
     whitened, mean, sd = ppo.whiten(advantages, mask)
-    returns = _returns(rewards, values, mask, config, config.value_lambda)
-    weights, importance = ppo.importance_weights(proximal, behavior, mask, config.importance_cap)
-    stored = StoredRound(mask, proximal, values, returns, whitened, weights)
-    metrics |= importance | {
+    stored = StoredRound(
+        mask=mask,
+        proximal=scored.proximal,
+        reference=scored.reference,
+        values=values,
+        returns=_returns(rewards, values, mask, config, config.value_lambda),
+        advantages=whitened,
+        weights=ppo.importance_weights(
+            gap,
+            mask,
+            cap=config.importance_cap,
+            level=config.importance,
+            max_k3=config.importance_max_k3,
+        ),
+    )
+    metrics = ppo.importance_metrics(gap, mask, config.importance_cap) | {
         "advantage_mean": float(mean),
         "advantage_sd": float(sd),
         # From stored rows, nats per sequence: not what the KL controller may see.
-        "kl_to_reference_stale": float((ppo.kl_estimate(proximal, ref) * mask).sum(1).mean()),
+        "kl_to_reference_stale": float((kl * mask).sum(1).mean()),
         "kl_coefficient": kl_coefficient,
     }
     return stored, metrics | _round_metrics(stored, scores)
+
+
+def _advantages(
+    rows: TrainingSet,
+    rewards: Tensor,
+    values: Tensor,
+    kl: Tensor,
+    mask: Tensor,
+    config: TrainingConfig,
+    kl_coefficient: float,
+) -> Tensor:
+    """Against the critic (`gae`) or against the prompt's other completions (`rloo`), [n, t]."""
+    if config.advantage == "gae":
+        return ppo.generalized_advantages(rewards, values, mask, config.discount, config.gae_lambda)
+    names = list(zip(rows.source_rounds, rows.prompt_names, strict=True))
+    number = {name: place for place, name in enumerate(dict.fromkeys(names))}
+    groups = torch.tensor([number[name] for name in names])
+    scores = torch.from_numpy(rows.rewards)
+    return ppo.leave_one_out_advantages(scores, kl, groups, mask, kl_coefficient)
 
 
 def _round_metrics(stored: StoredRound, rewards: Tensor) -> dict[str, float]:
@@ -112,49 +162,49 @@ def _round_metrics(stored: StoredRound, rewards: Tensor) -> dict[str, float]:
     }
 
 
-def check_parity(
-    rows: TrainingSet, proximal: Tensor, behavior: Tensor, mask: Tensor, limit: float
-) -> dict[str, float]:
-    """Recomputed against stored log-probs [n, t]; the gap's size is noise, its mean must be 0.
+@dataclass(frozen=True)
+class _Scored:
+    """Log-probs and values [n, t] before training; the final states [tokens, h], or none."""
 
-    A wrong chat template, sampling parameter, precision or adapter shows here before it can train.
-    Raises ParityError naming the worst rollouts, TrainingError where the policy has no log-prob.
-    """
-    if not torch.isfinite(proximal).all():
-        bad = [rows.rollout_ids[i] for i in (~torch.isfinite(proximal)).any(1).nonzero()[:3, 0]]
-        raise TrainingError(f"the policy's log-probs are not finite, first for rollouts {bad}")
-    gap = (proximal - behavior)[mask.bool()]
-    mean_abs, mean = float(gap.abs().mean()), float(gap.mean())
-    high = float(np.quantile(gap.abs().numpy(), 0.999))
-    if mean_abs > limit or abs(mean) > _LARGEST_BIAS or high > _LARGEST_GAP:
-        worst = ((proximal - behavior).abs() * mask).sum(1).argsort(descending=True)[:3]
-        raise ParityError(
-            f"stored and recomputed log-probs differ by {mean_abs:.2g} nats a token (mean "
-            f"{mean:+.2g}, 99.9th percentile {high:.2g}; allowed: {limit:g}, {_LARGEST_BIAS}, "
-            f"{_LARGEST_GAP:g}), most for rollouts {[rows.rollout_ids[i] for i in worst]}. The "
-            "rows were not sampled by this policy at temperature 1 with the same tokens and "
-            "precision; nothing was trained"
+    mask: Tensor
+    proximal: Tensor
+    reference: Tensor
+    values: Tensor
+    states: Tensor
+
+    def only(self, kept: Tensor) -> _Scored:
+        """The rows of the mask `kept` [n]."""
+        states = self.states
+        if len(states):
+            states = states[kept.repeat_interleave(self.mask.sum(1).long()).to(states.device)]
+        mask, proximal, reference, values = (
+            x[kept] for x in (self.mask, self.proximal, self.reference, self.values)
         )
-    return {"parity_mean_abs": mean_abs, "parity_mean": mean, "parity_p999": high}
-
-
-def _parity_limit(model: ActorCritic, rows: TrainingSet, config: TrainingConfig) -> float:
-    if config.parity_mean_abs is not None:
-        return config.parity_mean_abs
-    is_exact = rows.is_float32 and model.dtype == torch.float32
-    return PARITY_FLOAT32 if is_exact else PARITY_BFLOAT16
+        return _Scored(mask, proximal, reference, values, states)
 
 
 @torch.no_grad()
 def _score(
-    model: ActorCritic, batches: Sequence[TokenBatch], mask: Tensor, *, keep_states: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probs and values [n, t]; the final states [tokens, h], row by row, or none of them."""
+    model: ActorCritic,
+    rows: TrainingSet,
+    reference: Sequence[Floats] | None,
+    config: TrainingConfig,
+    *,
+    keep_states: bool,
+) -> _Scored:
+    """One pass over all rows; states stand row by row."""
+    mask = pad([np.ones(len(ids), np.float32) for ids in rows.completion_ids])
     logprobs, values = torch.zeros_like(mask), torch.zeros_like(mask)
     number = mask.flatten().cumsum(0).reshape(mask.shape).long() - 1  # of a token in its round
     states = torch.empty(0)
-    for batch in batches:
-        scores = model.logprobs_and_values(batch)
+    for batch in token_batches(
+        rows.prompt_ids,
+        rows.completion_ids,
+        range(len(rows.rollout_ids)),
+        micro_batch_tokens=config.micro_batch_tokens,
+        device=model.device,
+    ):
+        scores = model.logprobs_and_values(batch, with_entropy=False)
         width = batch.mask.shape[1]
         logprobs[batch.rows, :width] = scores.logprobs.cpu()
         values[batch.rows, :width] = scores.values.cpu()
@@ -163,7 +213,8 @@ def _score(
                 states = scores.states.new_empty(int(mask.sum()), scores.states.shape[1])
             chosen = number[batch.rows, :width][mask[batch.rows, :width].bool()]
             states[chosen.to(states.device)] = scores.states
-    return logprobs, values, states
+    ref = logprobs if reference is None else pad(reference)
+    return _Scored(mask, logprobs, ref, values, states)
 
 
 def _returns(

@@ -24,7 +24,7 @@ Floats = npt.NDArray[np.float32]
 def training_run_id(rows: TrainingSet, config: TrainingConfig, *parts: object) -> str:
     """16 hex digits of everything that decides the trained weights: equal runs, equal ids.
 
-    `parts`: round, policy, reference, KL coefficient, seed.
+    `parts`: round, policy, reference, KL coefficient, seed, the adapter if there is one.
     """
     digest = hashlib.sha256(config.model_dump_json().encode())
     digest.update(repr((parts, rows.rollout_ids)).encode())
@@ -57,6 +57,10 @@ class MetricsLog:
     def table(self) -> pa.Table:
         """The rows so far."""
         return table_from_rows("training_metrics", self._rows)
+
+    def restore(self, table: pa.Table) -> None:
+        """Goes on from the rows that an interrupted run had logged."""
+        self._rows = table.to_pylist()
 
 
 def train_use_table(
@@ -93,19 +97,26 @@ def train_use_table(
 
 
 def policy_logprobs_table(
-    rows: TrainingSet, round: int, logprobs: dict[str, tuple[str, Sequence[Floats]]]
+    rows: TrainingSet,
+    round: int,
+    revision: str,
+    role: str,
+    logprobs: Sequence[Floats],
+    chosen: Sequence[bool] | None = None,
 ) -> pa.Table:
-    """`policy_logprobs` rows of {policy revision: (role, log-probs of every row)}."""
-    tables = [
-        pa.table(
-            {
-                "rollout_id": rows.rollout_ids,
-                "round": pa.array([round] * len(rows.rollout_ids), pa.int32()),
-                "policy_revision": [revision] * len(rows.rollout_ids),
-                "role": [role] * len(rows.rollout_ids),
-                "logprobs": pa.array(list(values), pa.list_(pa.float32())),
-            }
-        )
-        for revision, (role, values) in logprobs.items()
-    ]
-    return conform("policy_logprobs", pa.concat_tables(tables))
+    """`policy_logprobs` rows of one policy, for all rows or the `chosen` [n].
+
+    `round` is the night that scored them, which is later than the rollout's own on replay.
+    """
+    table = pa.table(
+        {
+            "rollout_id": rows.rollout_ids,
+            "round": pa.array([round] * len(rows.rollout_ids), pa.int32()),
+            "policy_revision": [revision] * len(rows.rollout_ids),
+            "role": [role] * len(rows.rollout_ids),
+            "logprobs": pa.array(list(logprobs), pa.list_(pa.float32())),
+        }
+    )
+    if chosen is not None:
+        table = table.filter(pa.array(chosen))
+    return conform("policy_logprobs", table)

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tests.warehouse.builder import RECIPE_SHA256, publish_rows, reward, rollout
+from tests.warehouse.builder import RECIPE_SHA256, publish_rows, reward, rollout, round_row
 from training.config import TrainingConfig
 from training.dataset import EmptyRound, TrainingError, trainable_rows
 from warehouse.schemas import conform
@@ -144,9 +144,68 @@ def test_a_bfloat16_engine_is_remembered(tmp_path):
     assert not read(tmp_path).is_float32
 
 
-def test_replay_is_refused_by_the_configuration():
-    with pytest.raises(ValueError, match="earlier rounds is not available yet"):
-        TrainingConfig(replay_rounds=1)
+def publish_nights(root, statuses, tokenizers=None):
+    """A night per status, each with two completions of one prompt; and tonight, not yet judged."""
+    for number, status in enumerate([*statuses, None]):
+        plain = PLAIN | {"tokenizer_sha256": (tokenizers or {}).get(number, "t1")}
+        rows = [rollout(number, "a", sample, **plain) for sample in range(2)]
+        publish_rows(root, f"rollouts-{number}", number, rollouts=rows)
+        publish_rows(root, f"rewards-{number}", number, rewards=[reward(row, 1.0) for row in rows])
+        if status is not None:
+            publish_rows(root, f"night-{number}", number, rounds=[round_row(number, status=status)])
+
+
+def window(root, night, **keys):
+    config = TrainingConfig(**keys)
+    revision = f"policy-{night}"
+    return trainable_rows(
+        root, night, recipe_sha256=RECIPE_SHA256, config=config, policy_revision=revision
+    )
+
+
+def test_a_replay_window_has_earlier_rounds_of_the_same_reward_and_tokenizer(tmp_path):
+    publish_nights(tmp_path, ["completed"] * 3, {1: "t2"})
+    found = window(tmp_path, 3, replay_rounds=2)
+    assert found.rollout_ids == ["2-a-0", "2-a-1", "3-a-0", "3-a-1"]
+    assert found.source_rounds == [2, 2, 3, 3]
+    assert found.is_fresh.tolist() == [False, False, True, True]
+    left = found.excluded.to_pylist()
+    assert {(r["source_round"], r["excluded_reason"]) for r in left} == {
+        (1, "tokenized by another tokenizer")
+    }
+    assert window(tmp_path, 3).source_rounds == [3, 3]
+    assert window(tmp_path, 0, replay_rounds=2).source_rounds == [0, 0]
+
+
+@pytest.mark.parametrize("status", ["refused", "rejected"])
+def test_a_night_that_came_to_nothing_is_not_replayed_unless_told_so(tmp_path, status):
+    publish_nights(tmp_path, [status])
+    found = window(tmp_path, 1, replay_rounds=1)
+    assert found.source_rounds == [1, 1]
+    reasons = found.excluded["excluded_reason"].unique().to_pylist()
+    assert reasons == [f"its round is {status}"]
+    told = window(tmp_path, 1, replay_rounds=1, replay_statuses=(status,))
+    assert told.source_rounds == [0, 0, 1, 1]
+
+
+def test_with_a_lag_the_rounds_of_earlier_nights_train(tmp_path):
+    publish_nights(tmp_path, ["completed"] * 2)
+    assert window(tmp_path, 2, lag=1).source_rounds == [1, 1]
+    assert window(tmp_path, 2, lag=1, replay_rounds=1).source_rounds == [0, 0, 1, 1]
+    assert not window(tmp_path, 2, lag=1).is_fresh.any()
+    assert window(tmp_path, 0, lag=1).is_fresh.all()
+
+
+def test_a_completion_without_a_sibling_has_no_baseline(tmp_path):
+    rows = [rollout(0, "a", 0, **PLAIN), rollout(0, "a", 1, **PLAIN), rollout(0, "b", **PLAIN)]
+    bent = rollout(0, "b", 1, **PLAIN | {"top_p": 0.9})
+    publish_round(tmp_path, [*rows, bent])
+    found = read(tmp_path, config=TrainingConfig(advantage="rloo"))
+    assert found.rollout_ids == ["0-a-0", "0-a-1"]
+    assert {row["rollout_id"]: row["excluded_reason"] for row in found.excluded.to_pylist()} == {
+        "0-b-0": "no other completion of its prompt may train (advantage rloo)",
+        "0-b-1": "top_p is not 1",
+    }
 
 
 def test_the_log_of_a_run_has_the_excluded_rows_too(tmp_path):

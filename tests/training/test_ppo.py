@@ -12,8 +12,11 @@ from training.ppo import (
     adapt_kl_coefficient,
     explained_variance,
     generalized_advantages,
+    importance_metrics,
     importance_weights,
     kl_estimate,
+    leave_one_out_advantages,
+    log_ratios,
     policy_loss,
     token_rewards,
     value_loss,
@@ -91,7 +94,9 @@ def test_importance_weights_are_cut_but_their_metrics_are_not():
     behavior = tensor([[math.log(0.2), math.log(0.5)], [math.log(0.4), 5.0]])
     proximal = tensor([[math.log(0.6), math.log(0.5)], [math.log(0.4), -5.0]])
     mask = tensor([[1.0, 1.0], [1.0, 0.0]])
-    weights, metrics = importance_weights(proximal, behavior, mask, 2.0)
+    gap = log_ratios(proximal, behavior, mask)
+    metrics = importance_metrics(gap, mask, 2.0)
+    weights = importance_weights(gap, mask, cap=2.0)
     torch.testing.assert_close(weights, tensor([[2.0, 1.0], [1.0, 0.0]]))
     ln3 = math.log(3)
     assert metrics["importance_max"] == pytest.approx(3, rel=1e-5)
@@ -102,13 +107,35 @@ def test_importance_weights_are_cut_but_their_metrics_are_not():
     assert metrics["ess_tok"] == pytest.approx(25 / (3 * 11), rel=1e-5)  # weights 3, 1, 1
 
 
+def test_a_sequence_weighs_as_a_whole_or_not_at_all_or_as_if_it_were_fresh():
+    gap = tensor([[math.log(1.5), math.log(1.2)], [math.log(3.0), 0.0]])
+    mask = tensor([[1.0, 1.0], [1.0, 0.0]])
+    whole = importance_weights(gap, mask, cap=2.0, level="sequence")
+    torch.testing.assert_close(whole, tensor([[1.8, 1.8], [2.0, 0.0]]))
+    none = importance_weights(gap, mask, cap=2.0, level="none")
+    torch.testing.assert_close(none, mask)
+    # Mean k3: (.5 - ln 1.5 + .2 - ln 1.2) / 2 = .056 and 2 - ln 3 = .90.
+    strict = importance_weights(gap, mask, cap=2.0, max_k3=0.1)
+    torch.testing.assert_close(strict, tensor([[1.5, 1.2], [0.0, 0.0]]))
+
+
+def test_leave_one_out_advantages_by_hand():
+    rewards, groups = tensor([1.0, 4.0, 7.0, 2.0, 5.0]), torch.tensor([8, 8, 8, 3, 3])
+    kl = tensor([[1.0, 1.0], [2.0, 9.0], [0.0, 0.0], [0.0, 0.0], [3.0, 1.0]])
+    mask = tensor([[1.0, 1.0], [1.0, 0.0], [1.0, 1.0], [1.0, 1.0], [1.0, 1.0]])
+    found = leave_one_out_advantages(rewards, kl, groups, mask, 0.5)
+    # Paid: 0, 3, 7 | 2, 3. Of the others: 5, 3.5, 1.5 | 3, 2.
+    expected = tensor([[-5.0, -5.0], [-0.5, 0.0], [5.5, 5.5], [-1.0, -1.0], [1.0, 1.0]])
+    torch.testing.assert_close(found, expected)
+
+
 def test_kl_on_stale_rows_has_the_wrong_sign_until_it_is_weighted():
     behavior, proximal, reference = (
         tensor(p).log() for p in ([[0.5, 0.5]], [[0.9, 0.1]], [[0.5, 0.5]])
     )
     true = 0.9 * math.log(1.8) + 0.1 * math.log(0.2)
     gap = kl_estimate(proximal, reference)
-    weights, _ = importance_weights(proximal, behavior, torch.ones(1, 2), 2.0)
+    weights = importance_weights(proximal - behavior, torch.ones(1, 2), cap=2.0)
     assert (behavior.exp() * gap).sum() < -0.5
     assert (behavior.exp() * weights * gap).sum() == pytest.approx(true, abs=1e-5)
 

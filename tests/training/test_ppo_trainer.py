@@ -24,6 +24,21 @@ def luck(completion: list[int]) -> float:
     return float(completion.count(LUCKY)) - 0.2 * len(completion)
 
 
+def joined(old, fresh):
+    """The rows of two nights, of which only the second's are the policy's own."""
+    both = {
+        name: getattr(old, name) + getattr(fresh, name)
+        for name, value in vars(old).items()
+        if isinstance(value, list)
+    }
+    return replace(
+        old,
+        **both,
+        rewards=np.concatenate([old.rewards, fresh.rewards]),
+        is_fresh=np.concatenate([~old.is_fresh, fresh.is_fresh]),
+    )
+
+
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory):
     return tiny_policy(tmp_path_factory.mktemp("policy") / "policy")
@@ -180,11 +195,81 @@ def test_logprobs_of_another_policy_are_refused_before_anything_is_written(rows,
     assert not list(tmp_path.iterdir())
 
 
+def test_a_round_that_the_policy_has_left_is_dropped_and_says_so(policy, tmp_path):
+    moved = TrainingConfig(learning_rate=1e-2, minibatch_size=8, max_kl_per_token=9.0, epochs=6)
+    old = sample_rows(policy, 48, luck, seed=1)
+    current = train(old, policy, tmp_path / "far", moved).policy_dir
+    near = sample_rows(current, 32, luck, seed=2, round=1)
+    outcome = train(joined(old, near), current, tmp_path / "b", reference_dir=policy, round=1)
+    use = outcome.train_use.to_pylist()
+    assert {row["source_round"] for row in use if row["is_used"]} == {1}
+    reasons = {row["excluded_reason"] for row in use if row["source_round"] == 0}
+    (size,) = metric(outcome, "ess_seq/round=0")
+    assert size < 0.3
+    assert reasons == {
+        f"round 0 is stale: effective sample size {size:.2f} is below training.replay_min_ess 0.3"
+    }
+    assert metric(outcome, "ess_seq/round=1")[0] == pytest.approx(1, abs=1e-3)
+    assert metric(outcome, "rows") == [32]
+    stored = outcome.policy_logprobs["rollout_id"].unique().to_pylist()
+    assert stored == near.rollout_ids
+
+
+def test_a_window_trains_on_all_rounds_and_weighs_the_stale(policy, tmp_path):
+    old = sample_rows(policy, 48, luck, seed=1)
+    current = train(old, policy, tmp_path / "near").policy_dir
+    fresh = sample_rows(current, 32, luck, seed=2, round=1)
+    rows = joined(old, fresh)
+    outcome = train(rows, current, tmp_path / "b", reference_dir=policy, round=1)
+    use = outcome.train_use.to_pylist()
+    assert sum(row["is_used"] for row in use) == 80
+    weights = {n: [r["importance_weight"] for r in use if r["source_round"] == n] for n in (0, 1)}
+    np.testing.assert_allclose(weights[1], 1, atol=1e-4)
+    assert max(abs(w - 1) for w in weights[0]) > 0.01
+    assert metric(outcome, "parity_rows") == [32]
+    naive = CONFIG.model_copy(update={"importance": "none"})
+    other = train(rows, current, tmp_path / "c", naive, reference_dir=policy, round=1)
+    assert {r["importance_weight"] for r in other.train_use.to_pylist()} == {1.0}
+    assert other.policy_revision != outcome.policy_revision
+
+
+def test_leave_one_out_learns_without_a_critic(policy, tmp_path):
+    config = CONFIG.model_copy(
+        update={"advantage": "rloo", "learning_rate": 3e-3, "epochs": 2, "max_kl_per_token": 1.0}
+    )
+    rows = sample_rows(policy, 192, luck, group=4)
+    outcome = train(rows, policy, tmp_path / "a", config)
+    head = load_file(outcome.policy_dir / "critic/value_head.safetensors")
+    assert float(head["weight"].abs().sum()) == 0
+    after = sample_rows(outcome.policy_dir, 192, luck, group=4, seed=3)
+    assert after.rewards.mean() > rows.rewards.mean() + 0.1
+
+
+def test_kl_priced_in_the_loss_keeps_the_policy_nearer(policy, tmp_path):
+    free = CONFIG.model_copy(update={"learning_rate": 3e-3, "epochs": 4, "max_kl_per_token": 9.0})
+    priced = free.model_copy(update={"kl_loss_coefficient": 2.0})
+    rows = sample_rows(policy, 96, luck)
+    last = [
+        train(rows, policy, tmp_path / name, config, kl_coefficient=0.0).summary["k3"]
+        for name, config in (("a", free), ("b", priced))
+    ]
+    assert last[1] < 0.7 * last[0]
+
+
 def test_an_infinite_reward_stops_the_run_before_anything_is_written(rows, policy, tmp_path):
     rewards = rows.rewards.copy()
     rewards[3] = np.inf
-    with pytest.raises(DivergedError, match=r"not finite in the minibatch of rollouts \['r"):
+    with pytest.raises(DivergedError, match=r"not finite in the minibatch of rollouts \['r0003'\]"):
         train(replace(rows, rewards=rewards), policy, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_ratio_that_explodes_stops_the_run_and_names_the_row(rows, policy, tmp_path):
+    wild = CONFIG.model_copy(
+        update={"learning_rate": 3e-2, "epochs": 9, "max_kl_per_token": 99.0, "max_ratio": 3.0}
+    )
+    with pytest.raises(DivergedError, match=r"over training.max_ratio 3, in rollout r\d{4}: "):
+        train(rows, policy, tmp_path / "out", wild)
     assert not list(tmp_path.iterdir())
 
 

@@ -67,11 +67,17 @@ def sample_rows(
     *,
     seed: int = 0,
     max_tokens: int = 8,
+    group: int = 1,
+    round: int = 0,
 ) -> TrainingSet:
-    """Rollouts of the policy in `folder`, sampled the slow and plain way; they end at EOS."""
+    """Rollouts of the policy in `folder`, sampled the slow and plain way; they end at EOS.
+
+    `group` completions stand together for each prompt.
+    """
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
     random = torch.Generator().manual_seed(seed)
-    prompts = torch.randint(5, VOCABULARY, (count, 3), generator=random)
+    prompts = torch.randint(5, VOCABULARY, (count // group, 3), generator=random)
+    prompts = prompts.repeat_interleave(group, 0)
     ids, logs = prompts, []
     for _ in range(max_tokens):
         step = model(ids).logits[:, -1].log_softmax(-1)
@@ -81,15 +87,18 @@ def sample_rows(
     logprobs = torch.cat(logs, 1).numpy()
     completions = [_until_eos(row) for row in ids[:, 3:].tolist()]
     return TrainingSet(
-        rollout_ids=[f"r{i:04d}" for i in range(count)],
-        source_rounds=[0] * count,
+        rollout_ids=[f"r{i:04d}" for i in range(round * 1000, round * 1000 + count)],
+        source_rounds=[round] * count,
+        prompt_names=[f"p{i // group:04d}" for i in range(count)],
         prompt_ids=[np.array(row, np.int32) for row in prompts.tolist()],
         completion_ids=[np.array(row, np.int32) for row in completions],
         behavior_logprobs=[
             row[: len(ids)].copy() for row, ids in zip(logprobs, completions, strict=True)
         ],
+        reference_logprobs=[None] * count,
         rewards=np.array([reward(row) for row in completions], np.float32),
         finish_reasons=["stop" if row[-1] == EOS else "length" for row in completions],
+        is_fresh=np.ones(count, bool),
         excluded=NONE_EXCLUDED,
         is_float32=True,
     )
