@@ -129,11 +129,14 @@ def stored_rows(folder: Path) -> TrainingSet:
     return TrainingSet(
         rollout_ids=[f"0-{i}-0" for i in range(count)],
         source_rounds=[0] * count,
+        prompt_names=[str(i) for i in range(count)],
         prompt_ids=ragged("prompts", "prompt_lengths"),
         completion_ids=ragged("completions", "completion_lengths"),
         behavior_logprobs=ragged("logprobs", "completion_lengths"),
+        reference_logprobs=[None] * count,
         rewards=rows["rewards"],
         finish_reasons=["length"] * count,
+        is_fresh=np.ones(count, bool),
         excluded=pa.table({name: pa.nulls(0) for name in _EXCLUDED}),
         is_float32=not torch.cuda.is_available(),
     )

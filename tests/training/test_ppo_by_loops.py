@@ -83,9 +83,9 @@ def test_token_rewards(round):
 
 def test_importance_weights_and_effective_sample_sizes(round):
     cap = 1.3
-    weights, metrics = ppo.importance_weights(
-        round["proximal"], round["behavior"], round["mask"], cap
-    )
+    gap = ppo.log_ratios(round["proximal"], round["behavior"], round["mask"])
+    weights = ppo.importance_weights(gap, round["mask"], cap=cap)
+    metrics = ppo.importance_metrics(gap, round["mask"], cap)
     ratios = [math.exp(p - b) for p, b in tokens(round, "proximal", "behavior")]
     found = weights[round["mask"].bool()].tolist()
     assert found == pytest.approx([min(r, cap) for r in ratios], rel=1e-5)
@@ -105,6 +105,39 @@ def test_importance_weights_and_effective_sample_sizes(round):
         },
         rel=1e-4,
     )
+
+
+def test_sequences_weigh_as_a_whole_and_not_at_all_where_they_are_too_far(round):
+    cap, most = 1.5, 0.08
+    mask = round["mask"]
+    gap = ppo.log_ratios(round["proximal"], round["behavior"], mask)
+    found = ppo.importance_weights(gap, mask, cap=cap, level="sequence", max_k3=most)
+    left_out = 0
+    for i, row in enumerate(found.tolist()):
+        length = int(mask[i].sum())
+        gaps = [float(round["proximal"][i, t] - round["behavior"][i, t]) for t in range(length)]
+        k3 = sum(math.exp(g) - 1 - g for g in gaps) / length
+        left_out += k3 > most
+        weight = 0.0 if k3 > most else min(math.exp(sum(gaps)), cap)
+        assert row == pytest.approx([weight] * length + [0.0] * (5 - length), abs=1e-5)
+    assert 0 < left_out < 6
+
+
+def test_leave_one_out_advantages(round):
+    groups, price = [4, 9, 4, 9, 4, 9], 0.2
+    found = ppo.leave_one_out_advantages(
+        round["rewards"], round["returns"], tensor(groups), round["mask"], price
+    )
+    lengths = [int(n) for n in round["mask"].sum(1)]
+    paid = [
+        float(round["rewards"][i]) - price * sum(round["returns"][i, :length].tolist())
+        for i, length in enumerate(lengths)
+    ]
+    for i, length in enumerate(lengths):
+        others = [paid[j] for j in range(6) if groups[j] == groups[i] and j != i]
+        expected = paid[i] - sum(others) / len(others)
+        row = [expected] * length + [0.0] * (5 - length)
+        assert found[i].tolist() == pytest.approx(row, abs=1e-5)
 
 
 def test_policy_loss_and_its_gradient(round):
@@ -209,12 +242,3 @@ def test_explained_variance_by_hand():
     # Returns 0 and 2 vary by 1; what is left of them, 0 and 1, by a quarter.
     found = ppo.explained_variance(tensor([[0.0, 2.0]]), tensor([[0.0, 1.0]]), torch.ones(1, 2))
     assert found == pytest.approx(0.75, abs=1e-6)
-
-
-def test_effective_sample_size_by_hand():
-    # Two completions of one token, weights 1 and 3: (1 + 3)^2 / (1 + 9) of two.
-    proximal, behavior = tensor([[0.3], [0.6]]).log(), tensor([[0.3], [0.2]]).log()
-    weights, metrics = ppo.importance_weights(proximal, behavior, torch.ones(2, 1), 2.0)
-    assert weights[:, 0].tolist() == pytest.approx([1, 2], rel=1e-5)
-    assert metrics["ess_seq"] == pytest.approx(0.8, rel=1e-5)
-    assert metrics["ess_tok"] == pytest.approx(0.8, rel=1e-5)
