@@ -1,11 +1,11 @@
-# make demo | make test | make bench: each sets everything up if it is missing.
+# make demo | make test | make bench | make bench-learning: each sets everything up if it is missing.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 LIST   := $(if $(filter Linux,$(shell uname -s)),.requirements/cpu.txt,.requirements/portable.txt)
 READY  := $(VENV)/.ready
 
-.PHONY: demo test soak bench lint env clean
+.PHONY: demo test soak bench bench-learning lint env clean
 
 demo: $(READY)
 	@$(BIN)/roundhouse run demo
@@ -18,6 +18,10 @@ soak: $(READY)
 
 bench: $(READY)
 	@$(BIN)/python -m tests.benchmarks
+
+# Seven ways of training on the same stored rounds, three seeds: most of an hour on two cores.
+bench-learning: $(READY)
+	@$(BIN)/python -m tests.benchmarks.learning_arms
 
 lint: $(READY)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

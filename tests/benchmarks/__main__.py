@@ -19,6 +19,7 @@ BENCHMARKS = {
     "overhead": "share of a round that is no work; cold start of `roundhouse sql`",
     "remote_judge": "calls/s of a remote judge's engine against its slots, at a faulty endpoint",
     "local_judge": "rows/s of a judge on vLLM by score tokens against the same judge writing JSON",
+    "ppo_update": "one PPO update over a stored round against TRL 1.12's and against bare passes",
     "learning": "three seeds of the demo: toxicity, length, diversity, KL, wall time (minutes)",
 }
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tests.benchmarks.figures import build_starters_once, print_figure
 from warehouse.catalog import connect
@@ -29,6 +29,10 @@ class Night:
     length: float
     distinct_2: float
     kl: float
+
+    def after(self, rounds: int, kl: float) -> Night:
+        """The same numbers as those of a policy after so many rounds, with this KL."""
+        return replace(self, round=rounds, kl=kl)
 
 
 _NIGHTS = """
@@ -52,10 +56,16 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as here:
             warehouse = f"{here}/warehouse"
             seconds = _run_demo(seed, warehouse)
-            con = connect(warehouse)
-            nights = [Night(*row) for row in con.sql(_NIGHTS).fetchall()]
-            con.close()
+            nights = nights_of(warehouse)
             _print_seed(seed, nights[0], nights[-1], seconds)
+
+
+def nights_of(warehouse: str) -> list[Night]:
+    """Every measured policy of a warehouse, by round."""
+    con = connect(warehouse)
+    nights = [Night(*row) for row in con.sql(_NIGHTS).fetchall()]
+    con.close()
+    return nights
 
 
 def _run_demo(seed: int, warehouse: str) -> float:
