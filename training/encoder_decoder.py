@@ -30,7 +30,11 @@ class EncoderDecoderInputs:
 
 
 def split_batch(batch: TokenBatch, start_token: int) -> EncoderDecoderInputs:
-    """Prompt and completion of every row apart; the completion begins with `start_token`."""
+    """Prompt and completion of every row apart; the completion begins with `start_token`.
+
+    Rows of one length together may have prompts and completions of any, and each is padded up to
+    its own longest: at most twice the tokens that the batch was cut for.
+    """
     is_token = batch.mask.bool()
     prompts = batch.attention_mask.sum(1) - is_token.sum(1)
     width = int(prompts.max())
