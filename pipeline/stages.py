@@ -41,6 +41,7 @@ def prepare(config: RunConfig) -> StageReport:
 
 
 def _prepare(config: RunConfig) -> StageReport:
+    from pipeline.device import choose_engine
     from pipeline.labels import revision_of
     from pipeline.policies import base_policy
     from pipeline.prompts import ingest
@@ -48,7 +49,7 @@ def _prepare(config: RunConfig) -> StageReport:
 
     started = time.monotonic()
     build_starters(config)
-    base_policy(config)
+    choose_engine(config.rollouts.engine, base_policy(config).folder)
     for labeler in config.labelers:
         revision_of(config, labeler)
     loaded = time.monotonic() - started

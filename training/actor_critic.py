@@ -1,9 +1,9 @@
-"""A decoder-only policy with a value head, and the log-probs of stored completions under it.
+"""A policy with a value head, decoder-only or encoder-decoder, and the log-probs of completions.
 
 The vocabulary is projected at completion tokens only, log-softmax and value head are float32, and
 dropout is never on: the policy that trains must be the one that sampled.
-Not here: log-probs from states (logprobs.py), LoRA (adapters.py), losses (ppo.py), the loop
-(ppo_trainer.py), the policy's revision (revision.py).
+Not here: what an encoder-decoder reads (encoder_decoder.py), log-probs from states (logprobs.py),
+LoRA (adapters.py), losses (ppo.py), the loop (ppo_trainer.py), the policy's revision (revision.py).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from training import encoder_decoder
 from training.adapters import AdapterConfig, save_merged
 from training.batches import Ids, TokenBatch, token_batches
 from training.logprobs import token_logprobs
@@ -64,7 +65,7 @@ class TokenScores:
 
 
 class ActorCritic(nn.Module):
-    """A causal language model and a linear value head on its final hidden state.
+    """A language model and a linear value head on its final hidden state (the decoder's).
 
     The head starts at zero, so a new critic claims nothing. Trained weights are float32, the
     forward pass is autocast to `dtype`. `logits_limit`: see logprobs.py.
@@ -87,6 +88,8 @@ class ActorCritic(nn.Module):
         self.has_trained_critic = False
         self._dtype, self._logits_limit = dtype, logits_limit
         self._adapted = [adapted]  # in a list: its weights are the policy's, not more modules
+        self._is_encoder_decoder = bool(policy.config.is_encoder_decoder)
+        self._logits_scale = encoder_decoder.logits_scale(policy)
         self.eval()
 
     @classmethod
@@ -103,8 +106,7 @@ class ActorCritic(nn.Module):
         """The policy in `folder`, with its value head where one was saved.
 
         With `adapter` only that is trained, beside the frozen weights in `base`. Raises
-        UnsupportedPolicy for an encoder-decoder model and for one that changes its logits after the
-        output layer, AdapterError.
+        UnsupportedPolicy for a model that changes its logits after the output layer, AdapterError.
         """
         folder, place = Path(folder), resolve_device(device)
         precision = resolve_dtype(dtype, place)
@@ -167,7 +169,7 @@ class ActorCritic(nn.Module):
     def _states(self, batch: TokenBatch) -> Tensor:
         """Final states [n, h] that predict the completions' tokens."""
         with torch.autocast(self.device.type, self._dtype, enabled=self._is_mixed):
-            states = self._final_states(batch.input_ids, batch.attention_mask)
+            states = self._final_states(batch)
         return states.flatten(0, 1)[batch.source]
 
     def _logprobs(
@@ -179,6 +181,7 @@ class ActorCritic(nn.Module):
                 self._head,
                 targets,
                 limit=self._logits_limit,
+                scale=self._logits_scale,
                 with_entropy=with_entropy,
             )
 
@@ -212,17 +215,27 @@ class ActorCritic(nn.Module):
     def _head(self) -> nn.Module:
         return self.policy.get_output_embeddings()
 
-    def _final_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        return self.policy.base_model(
-            input_ids=input_ids, attention_mask=attention_mask, use_cache=False
+    def _final_states(self, batch: TokenBatch) -> Tensor:
+        """The states [n, h] that predict the batch's n tokens."""
+        if self._is_encoder_decoder:
+            return encoder_decoder.final_states(self.policy, batch)
+        states = self.policy.base_model(
+            input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
         ).last_hidden_state
+        return states.flatten(0, 1)[batch.source]
 
     @torch.no_grad()
     def _refuse_changed_logits(self, folder: Path) -> None:
         """Some models cap or scale their logits; then states x output layer is another policy."""
-        ids = torch.arange(1, 5, device=self.device)[None] % self.policy.config.vocab_size
-        ours = self._head(self._final_states(ids, torch.ones_like(ids)))
-        theirs = self.policy(input_ids=ids, use_cache=False).logits
+        prompt, completion = [1, 2, 3], [1, 2]
+        (batch,) = token_batches(
+            [prompt], [completion], [0], micro_batch_tokens=5, device=self.device
+        )
+        ours = self._head(self._final_states(batch) * self._logits_scale)
+        if self._is_encoder_decoder:
+            theirs = encoder_decoder.own_logits(self.policy, batch)
+        else:
+            theirs = self.policy(input_ids=batch.input_ids, use_cache=False).logits[0, 2:4]
         if not torch.allclose(ours.float(), theirs.float(), atol=1e-3, rtol=1e-3):
             raise UnsupportedPolicy(
                 f"{folder}: {type(self.policy).__name__} changes its logits after the output "

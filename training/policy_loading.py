@@ -10,14 +10,22 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    PreTrainedModel,
+)
 
 from training.adapters import ADAPTER, AdapterConfig, AdapterError, with_adapter
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
-_DROPOUTS = ("attention_dropout", "attn_pdrop", "resid_pdrop", "embd_pdrop", "hidden_dropout")
+_DROPOUTS = (
+    *("attention_dropout", "attn_pdrop", "resid_pdrop", "embd_pdrop", "hidden_dropout"),
+    "dropout_rate",
+)
 
 
 class UnsupportedPolicy(ValueError):
@@ -47,16 +55,14 @@ def load_policy(
 ) -> tuple[PreTrainedModel, PeftModel | None]:
     """The policy in `folder`; with `adapter` the frozen weights of `base` and what trains beside.
 
-    Raises UnsupportedPolicy, AdapterError.
+    Raises AdapterError.
     """
-    if AutoConfig.from_pretrained(folder).is_encoder_decoder:
-        raise UnsupportedPolicy(
-            f"{folder}: an encoder-decoder model; PPO trains decoder-only policies"
-        )
+    is_encoder_decoder = AutoConfig.from_pretrained(folder).is_encoder_decoder
+    loader = AutoModelForSeq2SeqLM if is_encoder_decoder else AutoModelForCausalLM
     source = folder if adapter is None or base is None else Path(base)
     # Frozen weights need no more precision than the forward pass has.
     kept = torch.float32 if adapter is None else dtype
-    policy: PreTrainedModel = AutoModelForCausalLM.from_pretrained(source, dtype=kept)
+    policy: PreTrainedModel = loader.from_pretrained(source, dtype=kept)
     policy.to(device)  # type: ignore[arg-type]  # its decorator hides the signature
     if adapter is None:
         return policy, None

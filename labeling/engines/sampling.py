@@ -56,3 +56,24 @@ class Sampler(Protocol):
     def close(self) -> None:
         """Frees the model."""
         ...
+
+
+def sample_by_length(
+    prompts: Sequence[list[int]],
+    seeds: Sequence[int],
+    samples: int,
+    sample_batch: Callable[[list[tuple[list[int], int]]], list[Sampled]],
+    progress: Callable[[int], None],
+    *,
+    batch: int = 64,
+) -> list[list[Sampled] | PromptFailed]:
+    """Sampler.sample by way of batches of (prompt, seed) whose prompts are of similar length."""
+    jobs = [(ids, seed + i) for ids, seed in zip(prompts, seeds, strict=True)
+            for i in range(samples)]  # fmt: skip
+    order = sorted(range(len(jobs)), key=lambda j: len(jobs[j][0]))
+    done: dict[int, Sampled] = {}
+    for start in range(0, len(order), batch):
+        chosen = order[start : start + batch]
+        done.update(zip(chosen, sample_batch([jobs[j] for j in chosen]), strict=True))
+        progress(len(chosen))
+    return [[done[p * samples + i] for i in range(samples)] for p in range(len(prompts))]

@@ -11,12 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labeling.engines.sampling import PromptFailed, Sampled
+from labeling.engines.sampling import PromptFailed, Sampled, sample_by_length
 
 if TYPE_CHECKING:
     import torch
-
-BATCH = 64
 
 
 class TransformersSampler:
@@ -53,16 +51,9 @@ class TransformersSampler:
         progress: Callable[[int], None],
     ) -> list[list[Sampled] | PromptFailed]:
         """See Sampler.sample."""
-        jobs = [(ids, seed + i) for ids, seed in zip(prompts, seeds, strict=True)
-                for i in range(samples)]  # fmt: skip
-        order = sorted(range(len(jobs)), key=lambda j: len(jobs[j][0]))
-        done: dict[int, Sampled] = {}
-        for start in range(0, len(order), BATCH):
-            chosen = order[start : start + BATCH]
-            batch = self._sample_batch([jobs[j] for j in chosen], max_tokens)
-            done.update(zip(chosen, batch, strict=True))
-            progress(len(chosen))
-        return [[done[p * samples + i] for i in range(samples)] for p in range(len(prompts))]
+        return sample_by_length(
+            prompts, seeds, samples, lambda jobs: self._sample_batch(jobs, max_tokens), progress
+        )
 
     def _sample_batch(self, jobs: list[tuple[list[int], int]], max_tokens: int) -> list[Sampled]:
         """Left-padded prompts with explicit positions, then one token at a time for all rows."""

@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM, T5Config
+from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM
 
 from tests.training.tiny import EOS, tiny_policy
 from training.actor_critic import ActorCritic, UnsupportedPolicy, sequence_logprobs
@@ -127,12 +127,6 @@ def test_the_revision_follows_weights_and_tokenizer_but_not_files(folder, tmp_pa
 def test_a_folder_without_weights_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no \*\.safetensors"):
         policy_revision(tmp_path)
-
-
-def test_an_encoder_decoder_is_refused(tmp_path):
-    T5Config(d_model=8, num_layers=1).save_pretrained(tmp_path)
-    with pytest.raises(UnsupportedPolicy, match="decoder-only"):
-        ActorCritic.load(tmp_path)
 
 
 def test_a_model_that_caps_its_logits_is_refused(tmp_path):
