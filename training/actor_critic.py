@@ -169,8 +169,7 @@ class ActorCritic(nn.Module):
     def _states(self, batch: TokenBatch) -> Tensor:
         """Final states [n, h] that predict the completions' tokens."""
         with torch.autocast(self.device.type, self._dtype, enabled=self._is_mixed):
-            states = self._final_states(batch)
-        return states.flatten(0, 1)[batch.source]
+            return self._final_states(batch)
 
     def _logprobs(
         self, states: Tensor, targets: Tensor, *, with_entropy: bool = True
