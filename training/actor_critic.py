@@ -90,6 +90,7 @@ class ActorCritic(nn.Module):
         loader = AutoModelForSeq2SeqLM if is_encoder_decoder else AutoModelForCausalLM
         place = resolve_device(device)
         policy = loader.from_pretrained(folder, dtype=torch.float32)
+        encoder_decoder.say_untied(policy)
         policy.to(place)  # type: ignore[arg-type]  # its decorator hides the signature
         model = cls(policy, resolve_dtype(dtype, place))
         if (folder / VALUE_HEAD).is_file():

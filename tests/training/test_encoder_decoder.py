@@ -126,6 +126,8 @@ def test_a_saved_policy_is_a_plain_model_with_the_same_logprobs_and_revision(fol
     again = ActorCritic.load(tmp_path / "saved", device="cpu")
     again.save(tmp_path / "again", tmp_path / "saved")
     assert policy_revision(tmp_path / "again") == policy_revision(tmp_path / "saved")
+    about = json.loads((tmp_path / "again/config.json").read_text())
+    assert about["tie_word_embeddings"] is (folder.name == "tied")
     ours = sequence_logprobs(model, PROMPTS, COMPLETIONS)
     other = plain(tmp_path / "again")
     for prompt, completion, mine in zip(PROMPTS, COMPLETIONS, ours, strict=True):
