@@ -32,7 +32,8 @@ from pipeline.policies import base_policy
 from pipeline.publishing import StageReport, publish_once
 from pipeline.rewards import round_labels
 from pipeline.verdict import night_row
-from training.actor_critic import ActorCritic, sequence_logprobs
+from training.actor_critic import ActorCritic
+from training.sequence_logprobs import sequence_logprobs
 from warehouse.catalog import connect, read_table
 from warehouse.ledger import Ledger
 from warehouse.schemas import table_from_rows

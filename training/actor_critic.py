@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -24,7 +22,7 @@ from transformers import PreTrainedModel
 
 from training import encoder_decoder
 from training.adapters import AdapterConfig, save_merged
-from training.batches import Ids, TokenBatch, token_batches
+from training.batches import TokenBatch, token_batches
 from training.logprobs import token_logprobs
 from training.policy_loading import (
     UnsupportedPolicy,
@@ -45,7 +43,6 @@ __all__ = [
     "policy_revision",
     "resolve_device",
     "resolve_dtype",
-    "sequence_logprobs",
 ]
 
 VALUE_HEAD = "critic/value_head.safetensors"  # a subfolder: vLLM loads what lies at the top only
@@ -240,37 +237,6 @@ class ActorCritic(nn.Module):
                 f"{folder}: {type(self.policy).__name__} changes its logits after the output "
                 "layer (capped or scaled); its log-probs would be wrong here"
             )
-
-
-def sequence_logprobs(
-    model: ActorCritic | Path | str,
-    prompt_ids: Sequence[Ids],
-    completion_ids: Sequence[Ids],
-    *,
-    device: str = "auto",
-    dtype: str = "auto",
-    micro_batch_tokens: int = 8192,
-) -> list[npt.NDArray[np.float32]]:
-    """Log-prob in nats of every completion token under a policy (a model or its folder).
-
-    One array per row, as long as its completion. `device` and `dtype` are for a folder.
-    """
-    if not isinstance(model, ActorCritic):
-        model = ActorCritic.load(model, device=device, dtype=dtype)
-    found: list[npt.NDArray[np.float32]] = [np.zeros(0, np.float32)] * len(completion_ids)
-    batches = token_batches(
-        prompt_ids,
-        completion_ids,
-        [row for row, ids in enumerate(completion_ids) if len(ids)],
-        micro_batch_tokens=micro_batch_tokens,
-        device=model.device,
-    )
-    for batch in batches:
-        with torch.no_grad():
-            logprobs = model.logprobs(batch).cpu().numpy()
-        for row, values in zip(batch.rows.tolist(), logprobs, strict=True):
-            found[row] = values[: len(completion_ids[row])]
-    return found
 
 
 def _to_rows(tokens: Tensor, mask: Tensor) -> Tensor:

@@ -90,6 +90,16 @@ def logits_scale(policy: PreTrainedModel) -> float:
     return config.hidden_size**-0.5 if getattr(config, "scale_decoder_outputs", False) else 1.0
 
 
+def say_untied(policy: PreTrainedModel) -> None:
+    """Lets the configuration of a Flan-T5 say again what the Hub's does: output layer of its own.
+
+    transformers 5 keeps that apart, forces tie_word_embeddings to true and would save it so, where
+    earlier releases, and whatever ties weights anew, would read another model out of the folder.
+    """
+    if getattr(policy.config, "scale_decoder_outputs", None) is False:
+        policy.config.tie_word_embeddings = False
+
+
 def decoder_start_token(policy: PreTrainedModel) -> int:
     """The id that `generate` begins a completion with. Raises ValueError where there is none."""
     for config in (policy.generation_config, policy.config):

@@ -17,6 +17,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from training import encoder_decoder
 from training.adapters import ADAPTER, AdapterConfig, AdapterError, with_adapter
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def load_policy(
     # Frozen weights need no more precision than the forward pass has.
     kept = torch.float32 if adapter is None else dtype
     policy: PreTrainedModel = loader.from_pretrained(source, dtype=kept)
+    encoder_decoder.say_untied(policy)
     policy.to(device)  # type: ignore[arg-type]  # its decorator hides the signature
     if adapter is None:
         return policy, None

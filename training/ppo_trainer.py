@@ -18,7 +18,7 @@ from pathlib import Path
 import pyarrow as pa
 from torch import Tensor
 
-from training.actor_critic import ActorCritic, sequence_logprobs
+from training.actor_critic import ActorCritic
 from training.adapters import AdapterConfig
 from training.checkpoint import Checkpoints
 from training.config import TrainingConfig
@@ -29,6 +29,7 @@ from training.parallel import Parallel
 from training.policy_loading import resolve_device
 from training.ppo_steps import Progress, train_epochs
 from training.revision import policy_revision
+from training.sequence_logprobs import sequence_logprobs
 from training.stored_round import StoredRound, prepare_round
 from training.training_log import (
     Floats,

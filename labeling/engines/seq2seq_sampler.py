@@ -3,7 +3,8 @@
 `generate` has one random generator for a whole batch, and its defaults cut the distribution off
 (top_k 50). So it decodes greedily over scores to which every row's own generator has added Gumbel
 noise: the argmax is then a draw from the softmax at temperature 1 (Gumbel 1954), and a completion
-depends on its seed and not on its batch. Not here: prompts, chat templates, rows.
+depends on its seed and not on its batch; the generators are the device's, so a GPU draws others
+than a CPU. Not here: prompts, chat templates, rows.
 """
 
 from __future__ import annotations

@@ -185,7 +185,7 @@ def roundhouse(*words: str) -> None:
 def kl_to_base(warehouse: Path) -> float:
     """KL of the policy that sampled round 0's hold-out to the starter, nats per sequence."""
     from pipeline.measures import kl_to_reference
-    from training.actor_critic import sequence_logprobs
+    from training.sequence_logprobs import sequence_logprobs
     from training.starter import starter_path
     from warehouse.catalog import read_table
 

@@ -15,9 +15,10 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from training.actor_critic import ActorCritic, sequence_logprobs
+from training.actor_critic import ActorCritic
 from training.config import TrainingConfig
 from training.dataset import TrainingSet
+from training.sequence_logprobs import sequence_logprobs
 
 PAD, BOS, EOS = 0, 1, 2
 EPOCHS, MINIBATCH = 2, 32

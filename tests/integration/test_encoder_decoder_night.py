@@ -15,7 +15,8 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 from labeling.engines.seq2seq_sampler import Seq2SeqSampler
 from tests.integration import nights
 from tests.training.tiny_t5 import tiny_t5, with_end_token
-from training.actor_critic import ActorCritic, sequence_logprobs
+from training.actor_critic import ActorCritic
+from training.sequence_logprobs import sequence_logprobs
 from training.starter import starter_path
 from warehouse.catalog import connect, read_table
 

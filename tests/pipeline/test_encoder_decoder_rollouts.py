@@ -17,7 +17,7 @@ from pipeline.progress import Heartbeat
 from pipeline.rollouts import RolloutWorker, SamplerSettings, render_prompt
 from tests.training.tiny import EOS, tiny_policy
 from tests.training.tiny_t5 import tiny_t5
-from training.actor_critic import sequence_logprobs
+from training.sequence_logprobs import sequence_logprobs
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from pipeline.config import RolloutsConfig
 from pipeline.progress import Heartbeat, read_progress
 from pipeline.prompts import MalformedPrompt
 from pipeline.rollouts import RolloutWorker, SamplerSettings, prompt_seed, render_prompt
-from training.actor_critic import sequence_logprobs
+from training.sequence_logprobs import sequence_logprobs
 from training.starter import starter_path
 
 

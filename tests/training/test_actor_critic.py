@@ -11,9 +11,10 @@ import torch
 from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM
 
 from tests.training.tiny import EOS, tiny_policy
-from training.actor_critic import ActorCritic, UnsupportedPolicy, sequence_logprobs
+from training.actor_critic import ActorCritic, UnsupportedPolicy
 from training.batches import token_batches
 from training.revision import policy_revision
+from training.sequence_logprobs import sequence_logprobs
 
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13, 14], [5, 6]]
 COMPLETIONS = [[20, 21, EOS], [22, EOS, 23, EOS, 24], [25], [26, 27]]

@@ -10,9 +10,10 @@ from transformers import AutoModelForCausalLM
 
 from tests.training.test_ppo_trainer import CONFIG, luck, metric, train
 from tests.training.tiny import sample_rows, tiny_policy
-from training.actor_critic import ActorCritic, sequence_logprobs
+from training.actor_critic import ActorCritic
 from training.adapters import AdapterConfig, AdapterError
 from training.policy_loading import UnsupportedPolicy
+from training.sequence_logprobs import sequence_logprobs
 
 ADAPTER = AdapterConfig(r=4, alpha=32)
 QUICK = CONFIG.model_copy(update={"learning_rate": 1e-2, "epochs": 2, "max_kl_per_token": 9.0})

@@ -12,13 +12,14 @@ from transformers import AutoModelForSeq2SeqLM, UMT5Config, UMT5ForConditionalGe
 
 from tests.training.tiny import EOS, NONE_EXCLUDED, VOCABULARY
 from tests.training.tiny_t5 import START, tiny_t5
-from training.actor_critic import ActorCritic, UnsupportedPolicy, sequence_logprobs
+from training.actor_critic import ActorCritic, UnsupportedPolicy
 from training.batches import token_batches
 from training.config import TrainingConfig
 from training.dataset import TrainingSet
 from training.encoder_decoder import split_batch
 from training.ppo_trainer import ParityError, train_ppo
 from training.revision import policy_revision
+from training.sequence_logprobs import sequence_logprobs
 
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13, 14], [5, 6]]
 COMPLETIONS = [[20, 21, EOS], [22, EOS, START, EOS, 24], [25], [START, 27]]
@@ -126,6 +127,8 @@ def test_a_saved_policy_is_a_plain_model_with_the_same_logprobs_and_revision(fol
     again = ActorCritic.load(tmp_path / "saved", device="cpu")
     again.save(tmp_path / "again", tmp_path / "saved")
     assert policy_revision(tmp_path / "again") == policy_revision(tmp_path / "saved")
+    about = json.loads((tmp_path / "again/config.json").read_text())
+    assert about["tie_word_embeddings"] is (folder.name == "tied")
     ours = sequence_logprobs(model, PROMPTS, COMPLETIONS)
     other = plain(tmp_path / "again")
     for prompt, completion, mine in zip(PROMPTS, COMPLETIONS, ours, strict=True):
@@ -164,11 +167,14 @@ def rows_of(folder, count=32):
     return TrainingSet(
         rollout_ids=[f"r{i:04d}" for i in range(count)],
         source_rounds=[0] * count,
+        prompt_names=[f"p{i:04d}" for i in range(count)],
         prompt_ids=prompts,
         completion_ids=completions,
         behavior_logprobs=sequence_logprobs(folder, prompts, completions, device="cpu"),
+        reference_logprobs=[None] * count,
         rewards=np.array([(ids == 7).sum() for ids in completions], np.float32),
         finish_reasons=["stop"] * count,
+        is_fresh=np.ones(count, bool),
         excluded=NONE_EXCLUDED,
         is_float32=True,
     )

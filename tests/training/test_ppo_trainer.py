@@ -10,10 +10,11 @@ import torch
 from safetensors.torch import load_file
 
 from tests.training.tiny import EOS, sample_rows, tiny_policy
-from training.actor_critic import ActorCritic, sequence_logprobs
+from training.actor_critic import ActorCritic
 from training.config import TrainingConfig
 from training.ppo_trainer import DivergedError, ParityError, train_ppo
 from training.revision import policy_revision
+from training.sequence_logprobs import sequence_logprobs
 from warehouse.schemas import conform
 
 LUCKY = 7
