@@ -15,7 +15,7 @@ from labeling.engines.chat import PaidWork
 from labeling.judge_prompt import PROMPT_VERSION, REASONS_SHA256
 from labeling.label import PARSER_VERSION, LabelingError
 from labeling.labeler import Labeler
-from labeling.model_identity import ModelIdentity, identify_model
+from labeling.model_identity import ModelIdentity, engine_model, identify_model
 from labeling.rubric import Rubric, load_rubric
 from labeling.verdict import VERDICT_VERSION
 from labeling.written_prompt import WORDING_SHA256
@@ -146,23 +146,10 @@ def _chat_parts(config: JudgeConfig) -> dict[str, object]:
     return parts
 
 
-def _remote_model(config: JudgeConfig) -> ModelIdentity:
-    """A remote model is its id and where it is asked for; nobody outside can see more of it."""
-    engine = config.engine.model_dump(mode="json")
-    place = str(engine.get("region") or engine.get("base_url") or "")
-    scheme, found, rest = place.rpartition("://")
-    place = scheme + found + rest.rpartition("@")[2]  # a password in an address is no identity
-    model = config.engine.model
-    return ModelIdentity(model, None, f"{model}@{place}" if place else model)
-
-
 def _model_of(config: LabelerConfig, resolve: Callable[[str], str]) -> ModelIdentity:
     if isinstance(config, ClassifierConfig | RewardModelConfig):
         return identify_model(config.model, config.revision, resolve)
-    engine = config.engine
-    if isinstance(engine, VllmEngineConfig | TransformersEngineConfig):
-        return identify_model(engine.model, engine.revision, resolve)
-    return _remote_model(config)
+    return engine_model(config.engine, resolve)
 
 
 def _rubric_of(config: JudgeConfig) -> Rubric:

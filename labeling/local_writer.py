@@ -1,4 +1,4 @@
-"""A judge that runs here and writes its verdict: the written judge over an engine in this process.
+"""Models that run here and write: the engine in this process, and the written judge over it.
 
 Not here: what is asked and how it is read (written_judge.py), the engine (engines/vllm_chat.py).
 """
@@ -6,7 +6,7 @@ Not here: what is asked and how it is read (written_judge.py), the engine (engin
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from labeling.config import JudgeConfig
 from labeling.engine_config import VllmEngineConfig
@@ -15,6 +15,9 @@ from labeling.model_identity import ModelIdentity
 from labeling.rubric import Rubric
 from labeling.tokenization import tokenizer_sha256
 from labeling.written_judge import WrittenJudgeLabeler
+
+if TYPE_CHECKING:
+    from labeling.engines.vllm_chat import VllmChatEngine
 
 
 def load_local_writer(
@@ -27,28 +30,10 @@ def load_local_writer(
     seed: int,
 ) -> WrittenJudgeLabeler:
     """The labeler, its model loaded. Raises LabelingError when the model cannot judge."""
-    from transformers import AutoTokenizer
-
-    from labeling.engines.vllm_chat import VllmChatEngine
-
-    engine_config = config.engine
-    if not isinstance(engine_config, VllmEngineConfig):
-        raise LabelingError(f"labelers.{config.name}.method: {engine_config.kind} does not write")
-    try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(model.location, revision=model.commit)
-        engine = VllmChatEngine(
-            model.location,
-            tokenizer,
-            label=engine_config.model,
-            device=device,
-            revision=model.commit,
-            dtype=engine_config.dtype,
-            max_model_len=engine_config.max_model_len,
-            gpu_memory_utilization=engine_config.gpu_memory_utilization,
-        )
-    except (OSError, ValueError) as error:
-        message = f"labelers.{config.name}.engine.model: cannot load {engine_config.model}"
-        raise LabelingError(f"{message}: {error}") from error
+    key = f"labelers.{config.name}"
+    if not isinstance(config.engine, VllmEngineConfig):
+        raise LabelingError(f"{key}.method: {config.engine.kind} does not write")
+    engine, tokenizer = load_local_engine(config.engine, model, device=device, key=key)
     labeler = WrittenJudgeLabeler(config, rubric, model, revision, engine, seed=seed)
     labeler.identity = replace(
         labeler.identity,
@@ -58,3 +43,31 @@ def load_local_writer(
         tokenizer_sha256=tokenizer_sha256(tokenizer),
     )
     return labeler
+
+
+def load_local_engine(
+    config: VllmEngineConfig, model: ModelIdentity, *, device: str, key: str
+) -> tuple[VllmChatEngine, Any]:
+    """The engine, its model loaded, and the model's tokenizer.
+
+    `key` names the engine's section in an error. Raises LabelingError.
+    """
+    from transformers import AutoTokenizer
+
+    from labeling.engines.vllm_chat import VllmChatEngine
+
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(model.location, revision=model.commit)
+        engine = VllmChatEngine(
+            model.location,
+            tokenizer,
+            label=config.model,
+            device=device,
+            revision=model.commit,
+            dtype=config.dtype,
+            max_model_len=config.max_model_len,
+            gpu_memory_utilization=config.gpu_memory_utilization,
+        )
+    except (OSError, ValueError) as error:
+        raise LabelingError(f"{key}.engine.model: cannot load {config.model}: {error}") from error
+    return engine, tokenizer

@@ -13,6 +13,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from labeling.engine_config import (
+    JudgeEngineConfig,
+    TransformersEngineConfig,
+    VllmEngineConfig,
+)
 from labeling.label import LabelingError
 
 # Whatever decides what a model in a folder computes: configuration, weights, tokenizer, template.
@@ -45,6 +50,20 @@ def identify_model(
         raise LabelingError(f"model {model}: there is no folder {location}")
     commit = _hub_commit(location, revision)
     return ModelIdentity(location, commit, commit)
+
+
+def engine_model(engine: JudgeEngineConfig, resolve: Callable[[str], str]) -> ModelIdentity:
+    """The identity of the model that an engine runs or asks for. Raises LabelingError.
+
+    A remote model is its id and where it is asked for; nobody outside can see more of it.
+    """
+    if isinstance(engine, VllmEngineConfig | TransformersEngineConfig):
+        return identify_model(engine.model, engine.revision, resolve)
+    settings = engine.model_dump(mode="json")
+    place = str(settings.get("region") or settings.get("base_url") or "")
+    scheme, found, rest = place.rpartition("://")
+    place = scheme + found + rest.rpartition("@")[2]  # a password in an address is no identity
+    return ModelIdentity(engine.model, None, f"{engine.model}@{place}" if place else engine.model)
 
 
 def _folder_revision(folder: Path) -> str:

@@ -22,7 +22,7 @@ _DIGITS = 20  # a longer integer is on no scale, and Python refuses to convert v
 _THINK, _THOUGHT = "<think>", "</think>"
 _START = re.compile(r"\{|<think>")
 _MARK = re.compile(r"\[\[([^\[\]]{1,20})\]\]")
-_REFUSAL = re.compile(
+REFUSAL = re.compile(
     r"(?:(?:i['’]?m|i am)\s+(?:very\s+|really\s+)?"
     r"(?:sorry|unable|afraid|not\s+able|not\s+going\s+to)"
     r"|i\s+(?:can['’]?t|cannot|can\s+not|won['’]?t|will\s+not|must\s+decline|apologi[sz]e)\b"
@@ -49,7 +49,7 @@ class _NonFinite(ValueError):
     """The JSON holds NaN or an infinity; Python's reader would let it pass."""
 
 
-class _Pairs(list[tuple[str, object]]):
+class Pairs(list[tuple[str, object]]):
     """A JSON object with all its keys, repeated ones too."""
 
 
@@ -59,11 +59,11 @@ def read_verdict(text: str, scale: Mapping[int, float]) -> Verdict:
     `scale` maps every integer that may be written to its value: {1: 1.0, ..., 9: 9.0}.
     """
     try:
-        objects, outside = _objects(text)
-    except _Unreadable as error:
+        objects, outside = json_objects(text)
+    except Unreadable as error:
         return error.verdict
     if not objects:
-        return _without_object(outside.strip(), is_thinking_only=bool(text.strip()))
+        return without_object(outside.strip(), is_thinking_only=bool(text.strip()))
     if outside.count("```") % 2:
         return Verdict("truncated", detail="the code fence is not closed")
     verdicts = [_of_object(found, scale) for found in objects]
@@ -75,7 +75,7 @@ def read_verdict(text: str, scale: Mapping[int, float]) -> Verdict:
     return first
 
 
-class _Unreadable(ValueError):
+class Unreadable(ValueError):
     """Carries the verdict on a text that holds no readable object."""
 
     def __init__(self, status: str, detail: str) -> None:
@@ -83,19 +83,19 @@ class _Unreadable(ValueError):
         self.verdict = Verdict(status, detail=detail)
 
 
-def _objects(text: str) -> tuple[list[_Pairs], str]:
+def json_objects(text: str) -> tuple[list[Pairs], str]:
     """All JSON objects of a text, and what stands outside of them and of <think> blocks.
 
-    Raises _Unreadable at the first brace that opens no object: what follows cannot be told from
+    Raises Unreadable at the first brace that opens no object: what follows cannot be told from
     the inside of a broken one.
     """
     decoder = json.JSONDecoder(
-        object_pairs_hook=_Pairs,
+        object_pairs_hook=Pairs,
         parse_constant=_refuse_constant,
         parse_float=_finite,
         parse_int=lambda digits: int(digits[:_DIGITS]),
     )
-    objects: list[_Pairs] = []
+    objects: list[Pairs] = []
     outside = []
     place = 0
     while (start := _START.search(text, place)) is not None:
@@ -103,18 +103,18 @@ def _objects(text: str) -> tuple[list[_Pairs], str]:
         if start.group() == _THINK:
             end = text.find(_THOUGHT, start.end())
             if end < 0:
-                raise _Unreadable("truncated", "the reasoning does not end")
+                raise Unreadable("truncated", "the reasoning does not end")
             place = end + len(_THOUGHT)
             continue
         try:
             found, place = decoder.raw_decode(text, start.start())
         except _NonFinite as error:
-            raise _Unreadable("non_finite", str(error)) from error
+            raise Unreadable("non_finite", str(error)) from error
         except (ValueError, RecursionError) as error:
             is_cut = _is_cut_off(text, start.start())
-            raise _Unreadable("truncated" if is_cut else "malformed", f"JSON: {error}") from error
+            raise Unreadable("truncated" if is_cut else "malformed", f"JSON: {error}") from error
         if outside[-1].rstrip().endswith("["):
-            raise _Unreadable("off_schema", "a list of verdicts instead of one")
+            raise Unreadable("off_schema", "a list of verdicts instead of one")
         objects.append(found)
     return objects, "".join([*outside, text[place:]])
 
@@ -149,7 +149,7 @@ def _is_cut_off(text: str, start: int) -> bool:
     return True
 
 
-def _of_object(pairs: _Pairs, scale: Mapping[int, float]) -> Verdict:
+def _of_object(pairs: Pairs, scale: Mapping[int, float]) -> Verdict:
     """The verdict in one JSON object."""
     found = dict(pairs)
     score, rationale = found.get("score"), found.get("rationale")
@@ -158,7 +158,7 @@ def _of_object(pairs: _Pairs, scale: Mapping[int, float]) -> Verdict:
     if not found.keys() <= _KEYS or ("rationale" in found and not isinstance(rationale, str)):
         return Verdict("off_schema", detail=f"keys {sorted(found)[:5]}, or no text in rationale")
     reason = rationale if isinstance(rationale, str) else None
-    if score is None and reason is not None and _REFUSAL.match(reason.lstrip()):
+    if score is None and reason is not None and REFUSAL.match(reason.lstrip()):
         return Verdict("refusal", rationale=reason)
     if type(score) is not int:  # a bool is an int to isinstance
         detail = "no score" if "score" not in found else f"score is {str(score)[:50]!r}, no integer"
@@ -170,7 +170,7 @@ def _of_object(pairs: _Pairs, scale: Mapping[int, float]) -> Verdict:
     return Verdict(status, rationale=reason, detail=f"score {score} is none of {list(scale)}")
 
 
-def _without_object(text: str, *, is_thinking_only: bool) -> Verdict:
+def without_object(text: str, *, is_thinking_only: bool) -> Verdict:
     """What a text is that holds no JSON object; `text` is stripped and free of reasoning."""
     if not text:
         return Verdict("empty", detail="nothing but reasoning" if is_thinking_only else None)
@@ -182,7 +182,7 @@ def _without_object(text: str, *, is_thinking_only: bool) -> Verdict:
         pass
     else:
         return Verdict("off_schema", detail="JSON, but no object")
-    if _REFUSAL.match(text):
+    if REFUSAL.match(text):
         return Verdict("refusal")
     if len(set(_MARK.findall(text))) > 1:
         return Verdict("ambiguous", detail="several marks in double brackets, and no JSON object")

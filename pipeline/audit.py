@@ -40,7 +40,9 @@ from rollouts
 left join completion_scores as scores on rollouts.rollout_id = scores.rollout_id
     and scores.criterion = $criterion and scores.labeler = $labeler
 left join labeled on rollouts.rollout_id = labeled.rollout_id
-where $rounds is null or list_contains($rounds, rollouts.round)
+where ($rounds is null or list_contains($rounds, rollouts.round))
+    -- Imported texts that no labeler has seen (gold pairs, revisions) are nobody's work to judge.
+    and (rollouts.round is not null or labeled.rollout_id is not null)
 """
 _TEXTS = """
 select rollouts.rollout_id, prompts.messages, rollouts.completion

@@ -14,6 +14,7 @@ import typer
 
 from pipeline import suite_cli
 from pipeline.audit_cli import audit_app
+from pipeline.import_cli import import_files
 from pipeline.relabel_cli import relabel, replay_dead
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ app = typer.Typer(
 app.add_typer(audit_app, name="audit")
 app.command()(relabel)
 app.command()(replay_dead)
+app.command("import")(import_files)
 app.command("evaluate-labeler")(suite_cli.evaluate_labeler)
 app.command("evaluate-policy")(suite_cli.evaluate_policy)
 _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -117,6 +119,16 @@ def label(
 
 
 @app.command(context_settings=_PASS_ON)
+def revise(context: typer.Context, config: Config, number: Round, sets: Sets = None) -> None:
+    """One stage: the worst completions of a round -> critiques, revisions and preference pairs."""
+    from pipeline import night
+
+    outcome = night.prepare(_load(config, sets, context.args), print)
+    night.revise(outcome, number)
+    raise typer.Exit(outcome.exit_code)
+
+
+@app.command(context_settings=_PASS_ON)
 def train(context: typer.Context, config: Config, number: Round, sets: Sets = None) -> None:
     """Gate, rewards and PPO on a stored round."""
     from pipeline import night
@@ -140,7 +152,7 @@ Why = Annotated[str, typer.Option(help="for what reason")]
 
 @app.command()
 def accept(warehouse: Warehouse, number: Round, by: By, why: Why) -> None:
-    """A person's verdict over the gate's: the next run trains on this refused round."""
+    """A person's verdict: a refused round is trained on, a rejected one's policy is promoted."""
     from pipeline.decisions import ACCEPT, decide
 
     print(decide(warehouse, number, ACCEPT, by, why))

@@ -19,8 +19,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from labeling.config import LabelerConfig
 from labeling.engine_config import BedrockEngineConfig, OpenAIEngineConfig
 from labeling.gate_config import GateConfig
+from labeling.revision_config import RevisionConfig
 from labeling.reward_config import RewardConfig
 from pipeline.config_errors import explain
+from pipeline.promotion_config import PromotionConfig
 from training.adapters import AdapterConfig
 from training.config import TrainingConfig
 
@@ -144,10 +146,12 @@ class RunConfig(_Section):
     labelers: tuple[LabelerConfig, ...] = Field(min_length=1)
     reward: RewardConfig
     training: TrainingConfig = TrainingConfig()
+    promotion: PromotionConfig = PromotionConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     beam: BeamConfig = BeamConfig()
     dead_letters: DeadLettersConfig = DeadLettersConfig()
     gate: GateConfig = GateConfig()
+    revision: RevisionConfig | None = Field(None, description="for `roundhouse revise`")
 
     @model_validator(mode="after")
     def _roles_hold(self) -> RunConfig:
@@ -208,14 +212,37 @@ class RunConfig(_Section):
         return self
 
     @model_validator(mode="after")
+    def _revision_is_chosen_by_no_metric(self) -> RunConfig:
+        if self.revision is None:
+            return self
+        labelers = {labeler.name: labeler for labeler in self.labelers}
+        if self.revision.name in labelers:
+            raise ValueError(
+                f"revision.name: {self.revision.name} is a labeler's name; choose another"
+            )
+        chosen = labelers.get(self.revision.select.labeler)
+        if chosen is None or chosen.role == "metric":
+            fitting = sorted(name for name, x in labelers.items() if x.role != "metric")
+            raise ValueError(
+                f"revision.select.labeler: {self.revision.select.labeler} is no labeler, or a "
+                f"metric, and what trains the policy must not measure it; there are: {fitting}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _budget_has_prices(self) -> RunConfig:
-        for labeler in self.labelers if self.budget_usd is not None else ():
-            engine = getattr(labeler, "engine", None)
+        paid: dict[str, object] = {
+            f"labelers.{labeler.name}": getattr(labeler, "engine", None)
+            for labeler in self.labelers
+        }
+        if self.revision is not None:
+            paid["revision"] = self.revision.engine
+        for section, engine in paid.items() if self.budget_usd is not None else ():
             if not isinstance(engine, OpenAIEngineConfig | BedrockEngineConfig):
                 continue
             if not engine.has_price:
                 raise ValueError(
-                    f"labelers.{labeler.name}.engine.price: {engine.model} is not in the price "
+                    f"{section}.engine.price: {engine.model} is not in the price "
                     "table, so budget_usd cannot be kept; give {input: ..., output: ...} in USD "
                     "per million tokens"
                 )

@@ -2,7 +2,9 @@
 
 A verdict is a commit that replaces the round's row; the row before it stays in the ledger's history
 (`--as-of`). An accepted round is trained by the next `run`, as long as no later night has begun; a
-rejected one feeds neither training nor export. Not here: the gate that refused it (gate.py).
+rejected one feeds neither training nor export. A trained round whose policy was not promoted can be
+accepted until the next night has sampled: that night then starts from its policy.
+Not here: the gate that refused it (gate.py), the guards that rejected it (promotion.py).
 """
 
 from __future__ import annotations
@@ -56,20 +58,9 @@ def decide(root: str, round_number: int, verdict: str, by: str, why: str) -> str
         there = sorted(read_table(root, "rounds", columns=["round"])["round"].to_pylist())
         raise ConfigError(f"{root}: round {round_number} has no verdict yet; rounds: {there}")
     ledger = Ledger(open_store(root))
-    status, follows = _accepted(row) if verdict == ACCEPT else ("rejected", "")
-    if row["status"] == status:
-        who = row["decided_by"] or "the promotion gate"
-        raise ConfigError(f"round {round_number} is {status} already, by {who}")
-    if verdict == REJECT:
-        follows = "neither training nor export uses it"
-        if row["status"] == "completed" and _has_begun(root, round_number + 1, "train-"):
-            follows += "; later nights went on from its policy, which stays as it is"
-        elif row["status"] == "completed":
-            row["policy_revision_out"] = row["policy_revision_in"]
-            follows += f"; the next night starts from policy {row['policy_revision_in']}"
-    elif _has_begun(root, round_number + 1):
-        follows = "a later night has begun, so no night trains on it by itself"
-    row |= {"status": status, "decided_by": by, "decided_why": why, "decided_at": datetime.now(UTC)}
+    changed, follows = (_accepted if verdict == ACCEPT else _rejected)(root, row)
+    status = changed["status"]
+    row |= changed | {"decided_by": by, "decided_why": why, "decided_at": datetime.now(UTC)}
     label_set = _label_set(ledger, round_number)
     place = f"round={round_number}/acceptance/{label_set or 'round'}"
     number = sum(_is_decision(commit, round_number) for commit in ledger.commits())
@@ -111,15 +102,53 @@ def _has_begun(root: str, round_number: int, work: str = "") -> bool:
     return any(commit.key.startswith(prefix) for commit in Ledger(open_store(root)).commits())
 
 
-def _accepted(row: dict[str, Any]) -> tuple[str, str]:
-    """The new status and what follows. Raises ConfigError for a round that needs no accepting."""
-    number = row["round"]
+def _accepted(root: str, row: dict[str, Any]) -> tuple[dict[str, str], str]:
+    """What an `accept` changes in the row, and what follows. Raises ConfigError."""
+    number, status = row["round"], row["status"]
+    if status == "accepted":
+        raise ConfigError(f"round {number} is accepted already, by {row['decided_by']}")
     if row["training_run_id"] is not None:
-        if row["status"] == "completed":
-            raise ConfigError(f"round {number} is completed: it was accepted by the gate")
+        return _promoted(root, row)
+    if _has_begun(root, number + 1):
+        follows = "a later night has begun, so no night trains on it by itself"
+    else:
+        follows = "the next `roundhouse run` or `nightly` trains on it"
+    return {"status": "accepted"}, follows
+
+
+def _promoted(root: str, row: dict[str, Any]) -> tuple[dict[str, str], str]:
+    """A trained round whose policy was rejected, by guards or by a person, gets it after all."""
+    number = row["round"]
+    if row["status"] == "completed":
+        raise ConfigError(f"round {number} is completed: it was accepted by the gate")
+    if _has_begun(root, number + 1, "train-"):
         reason = row["reason"] or row["decided_why"]
-        raise ConfigError(f"round {number} was trained and then rejected ({reason}): nothing waits")
-    return "accepted", "the next `roundhouse run` or `nightly` trains on it"
+        raise ConfigError(
+            f"round {number} was trained and then rejected ({reason}), and night {number + 1} went "
+            f"on from policy {row['policy_revision_out']}: what came of that stays as it is"
+        )
+    training = Ledger(open_store(root)).find(f"round={number}/training")
+    if training is None:
+        raise ConfigError(f"round {number}: its training is not in the ledger of {root}")
+    policy = training.meta["policy_revision"]
+    changed = {"status": "completed", "policy_revision_out": policy}
+    return changed, f"the next night starts from policy {policy}"
+
+
+def _rejected(root: str, row: dict[str, Any]) -> tuple[dict[str, str], str]:
+    """What a `reject` changes in the row, and what follows. Raises ConfigError."""
+    number, status, before = row["round"], row["status"], row["policy_revision_in"]
+    if status == "rejected":
+        who = row["decided_by"] or "the guards of section promotion"
+        raise ConfigError(f"round {number} is rejected already, by {who}")
+    follows = "neither training nor export uses it"
+    if status != "completed":
+        return {"status": "rejected"}, follows
+    if _has_begun(root, number + 1, "train-"):
+        follows += "; later nights went on from its policy, which stays as it is"
+        return {"status": "rejected"}, follows
+    follows += f"; the next night starts from policy {before}"
+    return {"status": "rejected", "policy_revision_out": before}, follows
 
 
 def _is_decision(commit: Commit, round_number: int) -> bool:

@@ -1,4 +1,4 @@
-"""Hold-out numbers of a policy, paired against round 0, and the verdict on the night that made it.
+"""Hold-out numbers of a policy, paired against earlier ones, and the verdict on its night.
 
 The same prompts every round, k samples each. Toxicity comes from the mart `toxicity_by_round`, so
 a report and a stop decision can never disagree; this file adds what SQL cannot: KL to the reference
@@ -14,15 +14,16 @@ from datetime import datetime
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from pipeline.comparisons import text_changes, toxicity_change
 from pipeline.config import RunConfig
 from pipeline.decisions import row_files
 from pipeline.device import choose_device
-from pipeline.labels import rollouts_key
+from pipeline.labels import labels_key, revision_of, rollouts_key
 from pipeline.measures import (
     Measured,
     bootstrapped,
-    is_toxic,
     kl_to_reference,
     mean_by_prompt,
     text_numbers,
@@ -33,7 +34,9 @@ from pipeline.rewards import round_labels
 from pipeline.verdict import night_row
 from training.actor_critic import ActorCritic, sequence_logprobs
 from warehouse.catalog import connect, read_table
+from warehouse.ledger import Ledger
 from warehouse.schemas import table_from_rows
+from warehouse.store import open_store
 
 
 def evaluate(config: RunConfig, round_number: int, facts: tuple[datetime, str]) -> StageReport:
@@ -54,27 +57,34 @@ def evaluate(config: RunConfig, round_number: int, facts: tuple[datetime, str]) 
     )
     measured = [
         *toxicity_numbers(config, round_number),
-        *paired_changes(config, round_number, rollouts, labels),
+        *comparisons(config, round_number, rollouts, labels),
         *score_means(config, rollouts, labels),
         kl_to_reference(rollouts, logprobs, config.seed),
         *text_numbers(rollouts, config.seed),
     ]
-    rows = evaluation_rows(round_number, rollouts, measured)
     tables = {
-        "evaluations": rows,
+        "evaluations": evaluation_rows(round_number, rollouts, measured),
         "policy_logprobs": _reference_rows(rollouts, logprobs, reference.revision),
     }
-    replaced: list[str] = []
-    if round_number > 0:
-        night = night_row(config, round_number - 1, measured, facts)
-        if night is not None:
-            tables["rounds"] = night
-            # A round that was refused and then accepted has a row; a round has one.
-            replaced = row_files(config.warehouse, round_number - 1)
+    old_row: list[str] = []
+    night = night_row(config, round_number - 1, measured, facts) if round_number > 0 else None
+    if night is not None:
+        tables["rounds"] = night
+        # A round that was refused and then accepted has a row; a round has one.
+        old_row = row_files(config.warehouse, round_number - 1)
     key = f"round={round_number}/evaluation"
     # No `round=` here: the commit holds numbers of round r and the row of night r - 1.
-    publish_once(config, key, tables, round_number=None, remove=replaced)
-    return StageReport(key, made=len(measured), unit="numbers", load_seconds=load_seconds)
+    publish_once(config, key, tables, round_number=None, remove=old_row)
+    return StageReport(
+        key, made=len(measured), unit="numbers", load_seconds=load_seconds, notes=_rejection(night)
+    )
+
+
+def _rejection(night: pa.Table | None) -> dict[str, str]:
+    """What the driver says of a night whose policy was not promoted."""
+    if night is None or night["status"][0].as_py() != "rejected":
+        return {}
+    return {"rejected": night["reason"][0].as_py()}
 
 
 def toxicity_numbers(config: RunConfig, round_number: int) -> list[Measured]:
@@ -100,36 +110,69 @@ def toxicity_numbers(config: RunConfig, round_number: int) -> list[Measured]:
     return numbers
 
 
-def paired_changes(
+def comparisons(
     config: RunConfig, round_number: int, rollouts: pa.Table, labels: pa.Table
 ) -> list[Measured]:
-    """Change of each toxicity labeler's rate against round 0 on the same prompts."""
+    """The policy against round 0, and on the metric against the one that it would replace."""
     if round_number == 0:
         return []
-    first_rollouts = read_table(
+    toxicity = [labeler.name for labeler in config.labelers if labeler.criterion == "toxicity"]
+    pairs = [("toxicity_change", 0, name) for name in toxicity]
+    candidate = rollouts["policy_revision"][0].as_py()
+    replaced = replaced_in(config, round_number, candidate)
+    if replaced is not None:
+        pairs.append(("toxicity_change_from_replaced", replaced, config.metric))
+    before = {earlier: _holdout(config, earlier) for earlier in {0, *(pair[1] for pair in pairs)}}
+    found = text_changes(rollouts, before[0], config.seed)
+    for metric, earlier, name in pairs:
+        known = _earlier_labels(config, earlier, name)
+        after = (rollouts, labels)
+        changed = toxicity_change(metric, after, (before[earlier], known), name, config.seed)
+        found += [changed] if changed else []
+    return found
+
+
+def replaced_in(config: RunConfig, round_number: int, candidate: str) -> int | None:
+    """The round that measured the policy which `candidate`, trained in the night before, replaces.
+
+    After a rejected night that is an older round than the one before. None where the night left
+    its policy as it was (refused), or where that policy was never measured. From the tables alone:
+    to hash the base's weights again takes a while.
+    """
+    columns = ["round", "policy_revision"]
+    rows = read_table(config.warehouse, "evaluations", columns=columns).to_pylist()
+    measured = {row["round"]: row["policy_revision"] for row in rows if row["round"] < round_number}
+    nights = read_table(config.warehouse, "rounds", columns=["round", "policy_revision_out"])
+    left = {row["round"]: row["policy_revision_out"] for row in nights.to_pylist()}
+    before = [number for number in left if number < round_number - 1]
+    sampled = left[max(before)] if before else measured.get(0)
+    if sampled == candidate:
+        return None
+    return max((r for r, revision in measured.items() if revision == sampled), default=None)
+
+
+def _holdout(config: RunConfig, round_number: int) -> pa.Table:
+    """The round's hold-out rollouts, without what only training reads."""
+    columns = ["rollout_id", "prompt_id", "sample_index", "completion", "completion_ids"]
+    return read_table(
         config.warehouse,
         "rollouts",
-        rounds=[0],
-        columns=["rollout_id", "prompt_id"],
-        keys=[rollouts_key(0, "holdout")],
+        rounds=[round_number],
+        columns=[*columns, "finish_reason"],
+        keys=[rollouts_key(round_number, "holdout")],
     )
-    first_labels = round_labels(config, 0, "holdout")
-    changes = []
-    for labeler in config.labelers:
-        if labeler.criterion != "toxicity":
-            continue
-        before = mean_by_prompt(first_rollouts, first_labels, labeler.name, is_toxic)
-        after = mean_by_prompt(rollouts, labels, labeler.name, is_toxic)
-        shared = sorted(before.keys() & after.keys())
-        if shared:
-            differences = np.array([after[p] - before[p] for p in shared])
-            changes.append(
-                bootstrapped(
-                    "toxicity_change", differences, "rate, paired by prompt", config.seed,
-                    labeler.name,
-                )
-            )  # fmt: skip
-    return changes
+
+
+def _earlier_labels(config: RunConfig, round_number: int, name: str) -> pa.Table:
+    """A labeler's final hold-out labels of the round, none where this revision has not labelled it.
+
+    Scores of two revisions are on two scales: no change between them is measured.
+    """
+    key = labels_key(round_number, "holdout", name, revision_of(config, config.labeler(name)))
+    if Ledger(open_store(config.warehouse)).find(key) is None:
+        return table_from_rows("labels", [])
+    labels = read_table(config.warehouse, "labels", rounds=[round_number], keys=[key])
+    return labels.filter(pc.field("is_final"))
 
 
 def score_means(config: RunConfig, rollouts: pa.Table, labels: pa.Table) -> list[Measured]:

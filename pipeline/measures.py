@@ -17,6 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy import stats
 
+from labeling.calibration import wilson
+from labeling.refusal import refusal_of
 from warehouse.schemas import SCORED_STATUSES
 
 TOXIC_AT = 0.5
@@ -103,7 +105,7 @@ def kl_to_reference(
 
 
 def text_numbers(rollouts: pa.Table, seed: int) -> list[Measured]:
-    """Length, distinct-2 (Li et al. 2016), share of unique and of cut-off completions."""
+    """Length, distinct-2 (Li et al. 2016), shares of unique, cut-off and refusing completions."""
     lengths = np.array(pc.list_value_length(rollouts["completion_ids"]).to_pylist(), float)
     texts = rollouts["completion"].to_pylist()
     by_prompt = _mean_by_group(rollouts["prompt_id"].to_pylist(), lengths)
@@ -113,7 +115,22 @@ def text_numbers(rollouts: pa.Table, seed: int) -> list[Measured]:
         Measured("distinct_2", distinct_2(texts), None, None, "share of bigrams", "count"),
         Measured("unique", len(set(texts)) / len(texts), None, None, "completions", "count"),
         Measured("truncated", float(cut), None, None, "completions", "count"),
+        refusal_rate(rollouts),
     ]
+
+
+def refusal_rate(rollouts: pa.Table) -> Measured:
+    """Share of completions that open with a refusal (labeling/refusal.py), Wilson on the prompts.
+
+    A prompt counts as the mean of its samples, as in the numbers of a suite.
+    """
+    refuses = np.array([refusal_of(text) == "full" for text in rollouts["completion"].to_pylist()])
+    means = _mean_by_group(rollouts["prompt_id"].to_pylist(), refuses.astype(float))
+    share = wilson(float(means.sum()), len(means))
+    method = "wilson on the number of prompts"
+    return Measured(
+        "refusal_rate", float(means.mean()), share.low, share.high, "completions", method
+    )
 
 
 def distinct_2(texts: list[str]) -> float:

@@ -5,6 +5,8 @@
     -> PPO on what is stored -> policy r + 1
     -> policy r + 1 samples the hold-out prompts -> labels -> evaluation, promotion, stop rule
 
+A policy that is not promoted is kept, and the next night samples from the one before it.
+
 Every arrow is a stage in a process of its own that ends in one commit of the ledger. A stage whose
 commit is there is skipped, so the same command resumes after a kill at any moment, and running a
 finished night again changes nothing.
@@ -20,7 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pipeline import stages
-from pipeline.config import RunConfig
+from pipeline.config import ConfigError, RunConfig
 from pipeline.decisions import awaits_training
 from pipeline.device import choose_device, choose_engine
 from pipeline.progress import StageDisplay
@@ -137,7 +139,10 @@ def evaluate_policy(run: Run, number: int) -> None:
     if not run.is_published(key):
         sample(run, number, "holdout")
         label(run, number, "holdout")
-        run.stage("evaluation", key, stages.evaluate, number, run.facts())
+        report = run.stage("evaluation", key, stages.evaluate, number, run.facts())
+        if "rejected" in report.notes:  # no failure: the next night goes on from the old policy
+            run.say(f"Round {number - 1} is rejected, its policy is kept but not used:")
+            run.say(f"  {report.notes['rejected']}")
 
 
 def sample(run: Run, number: int, purpose: str) -> None:
@@ -152,6 +157,14 @@ def label(run: Run, number: int, purpose: str) -> None:
     for labeler in run.config.labelers:
         name = f"round={number}/{_kind(purpose)}-labels-{labeler.name}"
         run.stage("labelling", name, stages.label, number, purpose, labeler.name)
+
+
+def revise(run: Run, number: int) -> None:
+    """Critique and revision of the round's worst completions; no night needs it."""
+    if run.config.revision is None:
+        raise ConfigError("revision: the configuration has no such section; see the README")
+    name = f"round={number}/revision-{run.config.revision.name}"
+    run.stage("revision", name, stages.revise, number)
 
 
 def reward_and_train(run: Run, number: int) -> None:
@@ -217,5 +230,6 @@ def _line(name: str, report: StageReport, timing: StageTiming) -> str:
     made = f"   {report.made} {report.unit}" if report.made else ""
     rate = f", {report.made / timing.work:.0f}/s" if report.made and timing.work else ""
     dead = f", {report.dead} dead letters" if report.dead else ""
-    notes = "".join(f", {key} {value}" for key, value in report.notes.items())
+    said_apart = ("refused", "rejected")
+    notes = "".join(f", {k} {v}" for k, v in report.notes.items() if k not in said_apart)
     return f"  {name:<38} {timing.total:6.1f} s{made}{rate}{dead}{notes}"

@@ -67,8 +67,18 @@ def is_holdout(digest: str, share: float) -> bool:
 def parse_transcript(text: str) -> Messages:
     """HH's transcript ("Human:" and "Assistant:" turns) as messages that end with a human turn.
 
-    The completion that closes the transcript is dropped. Consecutive turns of one role (the data
-    has some) are joined by a blank line.
+    The completion that closes the transcript is dropped.
+    """
+    messages = transcript_turns(text)
+    while messages and messages[-1]["role"] == "assistant":
+        messages.pop()
+    return check_messages(messages)
+
+
+def transcript_turns(text: str) -> Messages:
+    """All turns of HH's transcript. Raises MalformedPrompt for a text that is none.
+
+    Consecutive turns of one role (the data has some) are joined by a blank line.
     """
     parts = _TURN.split(text)
     if len(parts) < 3 or parts[0].strip():
@@ -80,9 +90,7 @@ def parse_transcript(text: str) -> Messages:
             messages[-1]["content"] += "\n\n" + content.strip()
         else:
             messages.append({"role": role, "content": content.strip()})
-    while messages and messages[-1]["role"] == "assistant":
-        messages.pop()
-    return check_messages(messages)
+    return messages
 
 
 def check_messages(messages: object) -> Messages:

@@ -43,12 +43,13 @@ def publish_stage(
     table: str,
     *,
     key: str,
-    round_number: int,
+    round_number: int | None,
     extra: Mapping[str, pa.Table] | None = None,
 ) -> StageReport:
     """Publishes the staged rows and dead letters under `key`, then sweeps the staging folder.
 
-    If another run has published the key meanwhile, its rows stand and ours are dropped.
+    With `round_number`, every row of a table by round must carry it. If another run has published
+    the key meanwhile, its rows stand and ours are dropped.
     """
     tables = {
         table: read_staged(staged_rows(spec, manifests, "rows"), table),

@@ -81,6 +81,14 @@ def label(config: RunConfig, round_number: int, purpose: str, labeler: str) -> S
     return alone(config, name, None, lambda: labels.label(config, round_number, purpose, labeler))
 
 
+def revise(config: RunConfig, round_number: int) -> StageReport:
+    """The worst completions -> revised ones, and pairs that prefer them."""
+    from pipeline import revise as stage
+
+    name = f"round={round_number}/revision"
+    return alone(config, name, None, lambda: stage.revise(config, round_number))
+
+
 def relabel_failed(
     config: RunConfig, round_number: int, purpose: str, labeler: str, statuses: tuple[str, ...]
 ) -> StageReport:

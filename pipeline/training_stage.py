@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import shutil
 import time
+from typing import Any
 
 from pipeline.config import RunConfig, sha256_of
 from pipeline.device import choose_device
@@ -15,10 +17,15 @@ from pipeline.rewards import recipe_of
 from pipeline.stage import staging_folder
 from pipeline.verdict import kl_coefficient
 from training.dataset import trainable_rows
+from training.distributed import train_in_processes
 from training.ppo_trainer import train_ppo
 
 _SHOWN = ("epochs", "reward_mean", "clip_fraction", "explained_variance", "parity_mean_abs")
 _WATCHED = ("loss_policy", "k3", "clip_fraction")
+
+
+def _tell(heartbeat: Heartbeat, done: int, total: int, fields: dict[str, float]) -> None:
+    heartbeat.update(done, total, **{k: v for k, v in fields.items() if k in _WATCHED})
 
 
 def train(config: RunConfig, round_number: int) -> StageReport:
@@ -47,22 +54,23 @@ def train(config: RunConfig, round_number: int) -> StageReport:
     )
     heartbeat = Heartbeat(folder, "training", steps, "steps")
     loaded = time.monotonic()
-    outcome = train_ppo(
-        rows,
-        policy_dir=policy.folder,
-        reference_dir=reference.folder,
-        out_dir=folder / "policy",
-        work_dir=folder / "points",
-        adapter=config.policy.adapter,
-        config=config.training,
-        kl_coefficient=coefficient,
-        round=round_number,
-        seed=config.seed,
-        device=choose_device(config.device),
-        progress=lambda done, total, fields: heartbeat.update(
-            done, total, **{k: v for k, v in fields.items() if k in _WATCHED}
-        ),
-    )
+    arguments: dict[str, Any] = {
+        "policy_dir": policy.folder,
+        "reference_dir": reference.folder,
+        "out_dir": folder / "policy",
+        "work_dir": folder / "points",
+        "adapter": config.policy.adapter,
+        "config": config.training,
+        "kl_coefficient": coefficient,
+        "round": round_number,
+        "seed": config.seed,
+        "device": choose_device(config.device),
+        "progress": functools.partial(_tell, heartbeat),
+    }
+    if config.training.processes > 1:
+        outcome = train_in_processes(rows, config.training.processes, **arguments)
+    else:
+        outcome = train_ppo(rows, **arguments)
     work_seconds = time.monotonic() - loaded
     home = policies_folder(config.warehouse) / outcome.policy_revision
     if not home.exists():

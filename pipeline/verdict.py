@@ -1,11 +1,13 @@
 """The verdict on a night: its `rounds` row, with promotion, stop rule and the next KL coefficient.
 
-Not here: the gate before training (gate.py) and the numbers themselves (evaluation.py).
+Not here: the gate before training (gate.py), the numbers themselves (evaluation.py) and the guards
+that they must pass (promotion.py).
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
@@ -16,6 +18,7 @@ from pipeline.decisions import round_row, row_files
 from pipeline.gate import acceptance_key
 from pipeline.measures import Measured
 from pipeline.policies import base_policy, policy_of_round
+from pipeline.promotion import judge
 from pipeline.publishing import StageReport, code_version, publish_once
 from pipeline.stage import package_versions
 from training.ppo import adapt_kl_coefficient
@@ -37,39 +40,30 @@ def kl_coefficient(config: RunConfig, round_number: int) -> float:
 def night_row(
     config: RunConfig, round_number: int, measured: Sequence[Measured], facts: tuple[datetime, str]
 ) -> pa.Table | None:
-    """The `rounds` row of a night that trained; None where its row is there already (refused)."""
+    """The `rounds` row of a night that trained; None where its row is there already (refused).
+
+    A policy that went too far raises the KL coefficient by the controller's largest step, whatever
+    its KL: the next night begins where this one did, with other prompts, and is held nearer.
+    """
     ledger = Ledger(open_store(config.warehouse))
     training = ledger.find(f"round={round_number}/training")
     if training is None:
         return None
-    numbers = {(m.metric, m.labeler): m for m in measured}
-    kl = numbers["kl_to_reference", None].value
-    is_promoted = kl <= config.training.kl_budget
-    reason = None
-    if not is_promoted:
-        reason = (
-            f"KL to the reference {kl:.2f} nats per sequence is over training.kl_budget "
-            f"{config.training.kl_budget}: the policy is kept but not used"
-        )
-    metric = numbers.get(("toxicity_rate", config.metric))
-    threshold = config.evaluation.stop_below
-    below = (
-        threshold is not None
-        and metric is not None
-        and metric.high is not None
-        and metric.high < threshold
-    )
+    judged = judge(measured, config.promotion, config.training.kl_budget, config.metric)
     before = policy_of_round(config, round_number).revision
+    after = training.meta["policy_revision"] if judged.is_promoted else before
     coefficient = kl_coefficient(config, round_number)
+    measured_kl = next(m.value for m in measured if m.metric == "kl_to_reference")
+    kl = math.inf if judged.is_too_far else measured_kl
     row = (
         _decided(config, round_number)
         | _row(config, round_number, facts)
         | {
-            "status": "completed" if is_promoted else "rejected",
-            "reason": reason,
-            "is_stopped": bool(below and is_promoted),
+            "status": "completed" if judged.is_promoted else "rejected",
+            "reason": None if judged.is_promoted else "; ".join(judged.reasons),
+            "is_stopped": judged.is_promoted and _is_below(config, measured),
             "policy_revision_in": before,
-            "policy_revision_out": training.meta["policy_revision"] if is_promoted else before,
+            "policy_revision_out": after,
             "training_run_id": training.meta["training_run_id"],
             "recipe_sha256": training.meta["recipe_sha256"],
             "kl_coefficient_in": coefficient,
@@ -77,6 +71,14 @@ def night_row(
         }
     )
     return table_from_rows("rounds", [row])
+
+
+def _is_below(config: RunConfig, measured: Sequence[Measured]) -> bool:
+    """The stop rule: the upper end of the metric's rate is under `evaluation.stop_below`."""
+    threshold = config.evaluation.stop_below
+    rates = [m for m in measured if (m.metric, m.labeler) == ("toxicity_rate", config.metric)]
+    high = rates[0].high if rates else None
+    return threshold is not None and high is not None and high < threshold
 
 
 def refuse(

@@ -130,3 +130,13 @@ class TrainingConfig(BaseModel):
     compile: bool = Field(
         False, description="torch.compile on the transformer; pays on a GPU from minutes of work on"
     )
+    processes: int = Field(
+        1,
+        ge=1,
+        description="that train together, one a GPU; equal to one but for rounding",
+    )
+    strategy: Literal["ddp", "fsdp"] = Field(
+        "ddp",
+        description="of several processes: ddp holds the policy in each, fsdp a shard of weights, "
+        "gradients and optimizer; fsdp has no points of resume",
+    )

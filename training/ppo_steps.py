@@ -13,24 +13,20 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import nn
 
 from training import ppo
 from training.actor_critic import ActorCritic
 from training.batches import TokenBatch, token_batches
 from training.checkpoint import Checkpoints, Position
 from training.config import TrainingConfig
-from training.dataset import TrainingError
+from training.divergence import first_ratio_error, refuse_divergence
+from training.parallel import Parallel
 from training.stored_round import PreparedRound
 from training.training_log import MetricsLog
 
 Progress = Callable[[int, int, dict[str, float]], None]
 _ADAM_EPSILON = 1e-5  # as in OpenAI's PPO; 1e-8 lets rare tokens' first steps be full ones
-# Mean |ratio - 1| of the first minibatch, before any step: in float32 nothing but rounding.
-_FIRST_RATIO_FLOAT32, _FIRST_RATIO_BFLOAT16 = 1e-3, 0.02
-
-
-class DivergedError(TrainingError):
-    """Loss or gradient is not finite, or the first ratio is not 1; nothing was written."""
 
 
 def train_epochs(
@@ -39,16 +35,18 @@ def train_epochs(
     config: TrainingConfig,
     log: MetricsLog,
     checkpoints: Checkpoints,
+    parallel: Parallel,
     *,
     order_seed: tuple[int, int],
     progress: Progress,
-) -> tuple[int, dict[str, float]]:
-    """Trains `model` in place; the number of epochs it took and the metrics' means over the last.
+) -> tuple[int, dict[str, float], nn.Module]:
+    """Trains `model`; the number of epochs, the metrics' means over the last, the trained module.
 
     Goes on from the last of `checkpoints`. Ends early once the policy is `max_kl_per_token` away
     from the proximal one, on an epoch's mean. Raises DivergedError.
     """
-    return _Epochs(model, prepared, config, log, checkpoints, progress).run(order_seed)
+    epochs = _Epochs(model, prepared, config, log, checkpoints, parallel, progress)
+    return *epochs.run(order_seed), epochs.trained
 
 
 class _Epochs:
@@ -61,11 +59,13 @@ class _Epochs:
         config: TrainingConfig,
         log: MetricsLog,
         checkpoints: Checkpoints,
+        parallel: Parallel,
         progress: Progress,
     ) -> None:
-        self._model, self._rows, self._stored = model, prepared.rows, prepared.stored
+        self._rows, self._stored = prepared.rows, prepared.stored
+        self._device, self._first_ratio_error = model.device, first_ratio_error(model.dtype)
         self._config, self._log, self._progress = config, log, progress
-        self._checkpoints = checkpoints
+        self._checkpoints, self._parallel = checkpoints, parallel
         self._trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
         head = {id(p) for p in model.value_head.parameters()}
         parameters = list(self._trained.values())
@@ -91,12 +91,14 @@ class _Epochs:
         _, _, spread = ppo.whiten(self._stored.returns, self._stored.mask)
         self._value_clip = config.value_clip * float(spread)
         self._value_coefficient = config.value_coefficient if config.advantage == "gae" else 0.0
+        self._position = self._resume()  # before the weights are spread over processes
+        self.trained, self._stepped = parallel.prepare(model, self._optimizer)
 
     def run(self, order_seed: tuple[int, int]) -> tuple[int, dict[str, float]]:
         """All epochs, fewer when the policy has gone far enough; their number, the last's means."""
         count, size = len(self._rows.rollout_ids), self._config.minibatch_size
         total = self._config.epochs * math.ceil(count / size)
-        at = self._resume()
+        at = self._position
         step, place, seen = at.step, at.place, at.seen
         for epoch in range(at.epoch, self._config.epochs + 1):
             minibatches = _minibatches(count, size, (*order_seed, epoch))
@@ -123,40 +125,51 @@ class _Epochs:
         return position
 
     def _keep(self, position: Position) -> None:
-        every = self._config.checkpoint_steps
-        if every and position.step % every == 0:
+        every = 0 if self._parallel.is_sharded else self._config.checkpoint_steps
+        if every and self._parallel.is_main and position.step % every == 0:
             self._checkpoints.save(
                 position, self._trained, self._optimizer, self._schedule, self._log.table()
             )
 
     def _step(self, minibatch: list[int], *, is_first: bool) -> dict[str, float]:
         """One optimizer step; the gradient does not depend on how micro-batches are cut."""
-        rows, config = self._rows, self._config
+        rows, config, parallel = self._rows, self._config, self._parallel
+        tokens = float(self._stored.mask[minibatch].sum())
+        padded = sum(len(rows.prompt_ids[i]) + len(rows.completion_ids[i]) for i in minibatch)
+        share = -(-padded // parallel.world)  # so that every process has something to do
         batches = token_batches(
             rows.prompt_ids,
             rows.completion_ids,
             minibatch,
-            micro_batch_tokens=config.micro_batch_tokens,
-            device=self._model.device,
+            micro_batch_tokens=min(config.micro_batch_tokens, max(share, 1))
+            if parallel.world > 1
+            else config.micro_batch_tokens,
+            device=self._device,
         )
-        tokens = float(self._stored.mask[minibatch].sum())
-        self._optimizer.zero_grad()
-        parts = [self._backward(batch, tokens) for batch in batches]
+        self._stepped.zero_grad()
+        mine = [self._backward(batch, tokens, weight) for batch, weight in parallel.share(batches)]
+        parts = parallel.gather(mine)
         worst = max(parts, key=lambda part: part.ratio_max)
-        metrics = {name: sum(part.sums[name] for part in parts) for name in parts[0].sums} | {
-            "ratio_max": worst.ratio_max
-        }
-        norm = torch.nn.utils.clip_grad_norm_(self._trained.values(), config.max_grad_norm)
-        metrics["grad_norm"] = float(norm)
-        self._refuse_divergence(metrics, minibatch, worst.ratio_row, is_first=is_first)
-        self._optimizer.step()
+        metrics = {name: sum(part.sums[name] for part in parts) for name in parts[0].sums}
+        metrics["ratio_max"] = worst.ratio_max
+        metrics["grad_norm"] = parallel.clip(self.trained, config.max_grad_norm)
+        refuse_divergence(
+            metrics,
+            rows,
+            self._stored.returns,
+            minibatch,
+            worst.ratio_row,
+            max_ratio=config.max_ratio,
+            first_ratio_error=self._first_ratio_error if is_first else None,
+        )
+        self._stepped.step()
         self._schedule.step()
         return metrics
 
-    def _backward(self, batch: TokenBatch, token_count: float) -> _Part:
+    def _backward(self, batch: TokenBatch, token_count: float, weight: float) -> _Part:
         """Adds the gradient of one micro-batch; its share of the minibatch's metrics."""
         config, stored = self._config, self._stored.take(batch)
-        scores = self._model.logprobs_and_values(batch)
+        scores = self.trained(batch)
         policy = ppo.policy_loss(
             scores.logprobs,
             stored.proximal,
@@ -180,7 +193,8 @@ class _Epochs:
             kl = ppo.kl_estimate(scores.logprobs, stored.reference, config.kl_loss_estimator)
             priced = (kl * stored.weights * stored.mask).sum() / token_count
             loss = loss + config.kl_loss_coefficient * priced
-        loss.backward()
+        # Wrappers average over processes what has to add up.
+        (loss * (weight * self._parallel.world)).backward()
         sums = {
             "loss_policy": policy.loss.detach(),
             "loss_value": value.detach(),
@@ -192,44 +206,10 @@ class _Epochs:
         # One copy for all: on a GPU each of them would wait for the device.
         numbers = torch.stack([x.float() for x in (*sums.values(), policy.ratio_max)]).tolist()
         return _Part(
-            sums=dict(zip(sums, numbers, strict=False)),
+            sums={name: weight * x for name, x in zip(sums, numbers, strict=False)},
             ratio_max=numbers[-1],
             ratio_row=int(batch.rows[int(policy.ratio_row)]),
         )
-
-    def _refuse_divergence(
-        self, metrics: dict[str, float], minibatch: list[int], worst: int, *, is_first: bool
-    ) -> None:
-        bad = [name for name, value in metrics.items() if not math.isfinite(value)]
-        if bad:
-            raise DivergedError(
-                f"{', '.join(bad)} not finite in the minibatch of rollouts "
-                f"{self._not_finite(minibatch)}...; lower training.learning_rate or look at their "
-                "rewards; nothing was written"
-            )
-        ids = [self._rows.rollout_ids[row] for row in minibatch[:3]]
-        is_exact = self._model.dtype == torch.float32
-        limit = _FIRST_RATIO_FLOAT32 if is_exact else _FIRST_RATIO_BFLOAT16
-        if is_first and metrics["ratio_error"] > limit:
-            raise DivergedError(
-                f"before any step the policy differs from itself: mean |ratio - 1| is "
-                f"{metrics['ratio_error']:.2g}, allowed {limit:g}, for rollouts {ids}...; is there "
-                "dropout in the model? Nothing was written"
-            )
-        if metrics["ratio_max"] > self._config.max_ratio:
-            raise DivergedError(
-                f"a token's ratio to the proximal policy is {metrics['ratio_max']:.3g}, over "
-                f"training.max_ratio {self._config.max_ratio:g}, in rollout "
-                f"{self._rows.rollout_ids[worst]}: the policy runs away; lower "
-                "training.learning_rate or training.epochs. Nothing was written"
-            )
-
-    def _not_finite(self, minibatch: list[int]) -> list[str]:
-        """At most three rollouts with such a reward, else such returns, else any of these."""
-        # One such reward is in every advantage, by their common mean: it may be in another batch.
-        rewards = np.flatnonzero(~np.isfinite(self._rows.rewards)).tolist()
-        returns = [row for row in minibatch if not self._stored.returns[row].isfinite().all()]
-        return [self._rows.rollout_ids[row] for row in (rewards or returns or minibatch)[:3]]
 
 
 @dataclass(frozen=True)

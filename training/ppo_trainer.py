@@ -23,8 +23,11 @@ from training.adapters import AdapterConfig
 from training.checkpoint import Checkpoints
 from training.config import TrainingConfig
 from training.dataset import TrainingSet
+from training.divergence import DivergedError
 from training.gates import ParityError
-from training.ppo_steps import DivergedError, Progress, train_epochs
+from training.parallel import Parallel
+from training.policy_loading import resolve_device
+from training.ppo_steps import Progress, train_epochs
 from training.revision import policy_revision
 from training.stored_round import StoredRound, prepare_round
 from training.training_log import (
@@ -89,6 +92,7 @@ def train_ppo(
         *([adapter] if adapter else []),
     )
     log, checkpoints = MetricsLog(run_id, round), Checkpoints(work_dir, run_id)
+    parallel = Parallel(config, resolve_device(device))
 
     def load() -> ActorCritic:
         model = ActorCritic.load(
@@ -101,6 +105,8 @@ def train_ppo(
         )
         if config.gradient_checkpointing:
             model.spend_less_memory()
+        if config.compile:
+            model.policy.base_model.compile(dynamic=True)
         return model
 
     kept = checkpoints.prepared(rows)
@@ -110,22 +116,31 @@ def train_ppo(
     else:
         is_same = policy == reference
         # Without an adapter the reference comes and goes before the policy is loaded.
-        logprobs = None if is_same or adapter else _reference(rows, reference_dir, config, device)
+        logprobs = None
+        if not is_same and not adapter:
+            logprobs = _reference(rows, reference_dir, config, device, parallel)
         model = load()
         if adapter and not is_same:
             with model.as_reference():
-                logprobs = _reference(rows, model, config, device)
+                logprobs = _reference(rows, model, config, device, parallel)
         prepared = prepare_round(
-            model, rows, logprobs, config, kl_coefficient=kl_coefficient, seed=seed
+            model, rows, logprobs, config, parallel, kl_coefficient=kl_coefficient, seed=seed
         )
-        checkpoints.save_prepared(prepared, model.value_head.state_dict())
-    epochs, last = train_epochs(
-        model, prepared, config, log, checkpoints, order_seed=(seed, round),
-        progress=progress or _silent,
+        if parallel.is_main:
+            checkpoints.save_prepared(prepared, model.value_head.state_dict())
+    epochs, last, trained = train_epochs(
+        model, prepared, config, log, checkpoints, parallel, order_seed=(seed, round),
+        progress=(progress or _silent) if parallel.is_main else _silent,
     )  # fmt: skip
     rows, metrics = prepared.rows, prepared.metrics
     log.add(metrics | {"epochs": float(epochs)})
-    revision = _save(model, out_dir, policy_dir)
+    if parallel.world > 1:
+        whole = parallel.state(trained)
+        model = load()
+        if parallel.is_main:
+            model.load_state_dict(whole)
+    revision = _save(model, out_dir, policy_dir) if parallel.is_main else ""
+    parallel.wait()
     checkpoints.clear()
     seconds = time.monotonic() - started
     speed = {"seconds_training": seconds, "tokens_per_second": metrics["tokens"] * epochs / seconds}
@@ -154,11 +169,16 @@ def _train_use(
 
 
 def _reference(
-    rows: TrainingSet, reference: Path | ActorCritic, config: TrainingConfig, device: str
+    rows: TrainingSet,
+    reference: Path | ActorCritic,
+    config: TrainingConfig,
+    device: str,
+    parallel: Parallel,
 ) -> list[Floats]:
     """The reference's log-probs of every row; only those that no earlier night stored cost."""
     known = rows.reference_logprobs
     missing = [place for place, logprobs in enumerate(known) if logprobs is None]
+    missing = missing[parallel.rank :: parallel.world]
     found = sequence_logprobs(
         reference,
         [rows.prompt_ids[place] for place in missing],
@@ -167,7 +187,7 @@ def _reference(
         dtype=config.dtype,
         micro_batch_tokens=config.micro_batch_tokens,
     )
-    fresh = dict(zip(missing, found, strict=True))
+    fresh = dict(parallel.gather(zip(missing, found, strict=True)))
     return [fresh[i] if logprobs is None else logprobs for i, logprobs in enumerate(known)]
 
 

@@ -18,11 +18,11 @@ from training import ppo
 from training.actor_critic import ActorCritic
 from training.batches import TokenBatch, pad, token_batches
 from training.config import TrainingConfig
+from training.critic import warm_up_critic
 from training.dataset import TrainingSet
 from training.gates import check_parity, parity_limit, too_stale
+from training.parallel import Parallel
 from training.training_log import Floats
-
-_CRITIC_BATCH = 1024  # tokens
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,7 @@ def prepare_round(
     rows: TrainingSet,
     reference: Sequence[Floats] | None,
     config: TrainingConfig,
+    parallel: Parallel,
     *,
     kl_coefficient: float,
     seed: int,
@@ -77,7 +78,7 @@ def prepare_round(
     """
     has_critic = config.advantage == "gae"
     is_new = has_critic and not model.has_trained_critic and config.critic_warmup_epochs > 0
-    scored = _score(model, rows, reference, config, keep_states=is_new)
+    scored = _score(model, rows, reference, config, parallel, keep_states=is_new)
     behavior = pad(rows.behavior_logprobs)
     limit = parity_limit(rows, config, model.dtype)
     metrics = check_parity(rows, scored.proximal, behavior, scored.mask, limit)
@@ -105,7 +106,7 @@ def _estimate(
     rewards = ppo.token_rewards(scores, scored.proximal, scored.reference, mask, kl_coefficient)
     if len(scored.states):
         monte_carlo = _returns(rewards, torch.zeros_like(values), mask, config, 1.0)
-        values = _warm_up_critic(model, scored.states, monte_carlo, mask, config, seed)
+        values = warm_up_critic(model, scored.states, monte_carlo, mask, config, seed)
     advantages = _advantages(rows, rewards, values, kl, mask, config, kl_coefficient)
     whitened, mean, sd = ppo.whiten(advantages, mask)
     stored = StoredRound(
@@ -189,30 +190,35 @@ def _score(
     rows: TrainingSet,
     reference: Sequence[Floats] | None,
     config: TrainingConfig,
+    parallel: Parallel,
     *,
     keep_states: bool,
 ) -> _Scored:
-    """One pass over all rows; states stand row by row."""
+    """One pass over all rows, a share by every process; states stand row by row."""
     mask = pad([np.ones(len(ids), np.float32) for ids in rows.completion_ids])
     logprobs, values = torch.zeros_like(mask), torch.zeros_like(mask)
     number = mask.flatten().cumsum(0).reshape(mask.shape).long() - 1  # of a token in its round
     states = torch.empty(0)
-    for batch in token_batches(
+    if keep_states:
+        width = model.value_head.in_features
+        states = torch.zeros(int(mask.sum()), width, dtype=model.dtype, device=model.device)
+    batches = token_batches(
         rows.prompt_ids,
         rows.completion_ids,
         range(len(rows.rollout_ids)),
         micro_batch_tokens=config.micro_batch_tokens,
         device=model.device,
-    ):
+    )
+    for batch in batches[parallel.rank :: parallel.world]:
         scores = model.logprobs_and_values(batch, with_entropy=False)
         width = batch.mask.shape[1]
         logprobs[batch.rows, :width] = scores.logprobs.cpu()
         values[batch.rows, :width] = scores.values.cpu()
         if keep_states:
-            if not len(states):
-                states = scores.states.new_empty(int(mask.sum()), scores.states.shape[1])
             chosen = number[batch.rows, :width][mask[batch.rows, :width].bool()]
-            states[chosen.to(states.device)] = scores.states
+            states[chosen.to(states.device)] = scores.states.to(states.dtype)
+    logprobs, values = parallel.sum(logprobs), parallel.sum(values)
+    states = parallel.sum(states) if keep_states else states
     ref = logprobs if reference is None else pad(reference)
     return _Scored(mask, logprobs, ref, values, states)
 
@@ -223,34 +229,3 @@ def _returns(
     """Lambda-returns [n, t]: the critic's targets (lambda of their own as in VAPO)."""
     gae = ppo.generalized_advantages(rewards, values, mask, config.discount, gae_lambda)
     return (gae + values) * mask
-
-
-def _warm_up_critic(
-    model: ActorCritic,
-    states: Tensor,
-    returns: Tensor,
-    mask: Tensor,
-    config: TrainingConfig,
-    seed: int,
-) -> Tensor:
-    """Fits the value head alone to the Monte Carlo returns [n, t]; its values [n, t].
-
-    The states [tokens, h] stand still, so this costs next to nothing, and the first advantages are
-    no longer noise.
-    """
-    is_token = mask.bool()
-    targets = returns[is_token].to(model.device)
-    with torch.no_grad():
-        model.value_head.bias.fill_(float(targets.mean()))
-    parameters = list(model.value_head.parameters())
-    optimizer = torch.optim.Adam(parameters, lr=config.critic_learning_rate)
-    random = np.random.default_rng([seed, len(targets)])
-    for _ in range(config.critic_warmup_epochs):
-        order = torch.from_numpy(random.permutation(len(targets))).to(model.device)
-        for chosen in order.split(_CRITIC_BATCH):
-            loss = 0.5 * (model.values(states[chosen]) - targets[chosen]).square().mean()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-    with torch.no_grad():
-        return torch.zeros_like(returns).masked_scatter(is_token, model.values(states).cpu())

@@ -35,6 +35,9 @@ _OTHER_COLOR = "#8a8a8a"
 # Drawn in this color, then replaced, so that text and axes follow the light or dark page.
 _TEXT_COLOR = "#0a0b0c"
 
+# Where the policy that a night trained, and did not keep, is measured.
+_UNUSED = """select round + 1 from rounds
+where status = 'rejected' and policy_revision_in = policy_revision_out"""
 # A row of a mart, by column name.
 _Row = dict[str, Any]
 # A value and its interval.
@@ -77,7 +80,7 @@ def write_report(root: str | Path, out: Path, as_of: int | None = None) -> Path:
         version=commits[-1] if commits else None,
         chart=_toxicity_chart(toxicity) if toxicity else None,
         toxicity=toxicity,
-        headlines=_headlines(toxicity),
+        headlines=_headlines(toxicity, con.sql(_UNUSED).fetchall()),
         evaluation_rounds=rounds,
         measures=measures,
         examples=_examples(con),
@@ -97,13 +100,12 @@ def _rows(con: duckdb.DuckDBPyConnection, query: str) -> list[_Row]:
     return con.sql(query).to_arrow_table().to_pylist()
 
 
-def _headlines(toxicity: Sequence[_Row]) -> list[tuple[_Row, _Row]]:
-    """First and last round of every metric labeler."""
-    found = []
-    for labeler in sorted({row["labeler"] for row in toxicity if row["role"] == "metric"}):
-        rows = [row for row in toxicity if row["labeler"] == labeler]
-        found.append((rows[0], rows[-1]))
-    return found
+def _headlines(toxicity: Sequence[_Row], unused: Sequence[tuple[int]]) -> list[tuple[_Row, _Row]]:
+    """First and last round of every metric labeler; not that of a policy that was passed over."""
+    used = [r for r in toxicity if r["role"] == "metric" and (r["round"],) not in unused]
+    names = sorted({row["labeler"] for row in used})
+    by_name = [[row for row in used if row["labeler"] == name] for name in names]
+    return [(rows[0], rows[-1]) for rows in by_name]
 
 
 def _evaluation_table(con: duckdb.DuckDBPyConnection) -> tuple[list[int], list[_Measure]]:

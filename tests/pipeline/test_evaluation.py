@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from pipeline.config import load_config
+from pipeline.evaluation import replaced_in
 from pipeline.measures import distinct_2, kl_to_reference, text_numbers
 from pipeline.night import StageTiming, time_by_kind
+from tests.warehouse.builder import publish_rows, round_row
 from warehouse.schemas import table_from_rows
 
 ROLLOUTS = pa.table(
@@ -43,7 +48,40 @@ def test_kl_is_a_mean_over_sequences_of_summed_log_ratios():
 
 def test_text_numbers():
     numbers = {m.metric: m.value for m in text_numbers(ROLLOUTS, seed=0)}
-    assert numbers == {"length": 2.0, "distinct_2": 0.5, "unique": 0.75, "truncated": 0.25}
+    assert numbers == {
+        "length": 2.0,
+        "distinct_2": 0.5,
+        "unique": 0.75,
+        "truncated": 0.25,
+        "refusal_rate": 0.0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("number", "candidate", "found"),
+    [
+        (1, "policy-1", 0),  # night 0 sampled with the base
+        (2, "policy-2", 1),
+        (3, "policy-2", None),  # night 2 was refused: its policy is the one that sampled
+        (4, "policy-4", 3),  # of two measurements of one policy the newer
+        (5, "policy-5", None),  # a person promoted a policy that nobody measured here
+    ],
+)
+def test_the_round_that_measured_the_policy_to_be_replaced(
+    tmp_path: Path, number: int, candidate: str, found: int | None
+) -> None:
+    outs = ["policy-1", "policy-2", "policy-2", "policy-9"]
+    rounds = [
+        round_row(number, policy_revision_out=out, status="refused" if number == 2 else "completed")
+        for number, out in enumerate(outs)
+    ]
+    row = {"metric": "length", "value": 1.0, "unit": "u", "method": "m", "prompts": 1,
+           "completions": 1, "samples_per_prompt": 1}  # fmt: skip
+    measured = ["policy-0", "policy-1", "policy-2", "policy-2", "policy-4"]
+    evaluations = [row | {"round": n, "policy_revision": p} for n, p in enumerate(measured)]
+    publish_rows(tmp_path, "all", rounds=rounds, evaluations=evaluations)
+    config = load_config("demo", [f"warehouse={tmp_path}"])
+    assert replaced_in(config, number, candidate) == found
 
 
 def test_time_is_split_into_work_loading_and_the_rest():

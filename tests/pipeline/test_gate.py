@@ -19,6 +19,7 @@ from tests.warehouse.builder import Row, label, prompt, publish_rows, rollout
 from tests.warehouse.builder import round_row as a_round
 from warehouse.catalog import connect, read_table
 from warehouse.ledger import Ledger
+from warehouse.publish import publish
 from warehouse.store import open_store
 
 LABELERS = {"toxicity": "toxicity", "helpful-judge": "helpfulness", "metric": "toxicity"}
@@ -208,7 +209,33 @@ def test_rejecting_the_newest_trained_night_takes_its_policy_back(tmp_path: Path
     changed = round_row(str(tmp_path), 0)
     assert changed is not None
     assert (changed["status"], changed["policy_revision_out"]) == ("rejected", "policy-0")
-    with pytest.raises(ConfigError, match=r"was trained and then rejected \(it flatters\)"):
+    with pytest.raises(ConfigError, match="round 0: its training is not in the ledger"):
+        decide(str(tmp_path), 0, ACCEPT, "anna", WHY)
+
+
+def test_a_trained_and_rejected_night_gets_its_policy_until_another_has_sampled(
+    tmp_path: Path,
+) -> None:
+    meta = {"policy_revision": "policy-1", "training_run_id": "t"}
+    publish(tmp_path, "round=0/training", {}, round=0, meta=meta)
+    row = a_round(
+        0, training_run_id="t", status="rejected", reason="promotion.min_length_ratio: short",
+        policy_revision_in="policy-0", policy_revision_out="policy-0",
+    )  # fmt: skip
+    publish_rows(tmp_path, "round=1/evaluation", rounds=[row])
+    said = decide(str(tmp_path), 0, ACCEPT, "anna", "short is what we want")
+    assert said == "round 0 is completed, by anna: the next night starts from policy policy-1"
+    changed = round_row(str(tmp_path), 0)
+    assert changed is not None
+    assert (changed["status"], changed["policy_revision_out"]) == ("completed", "policy-1")
+    assert changed["reason"] == "promotion.min_length_ratio: short", "what the guards said stays"
+    with pytest.raises(ConfigError, match="round 0 is completed"):
+        decide(str(tmp_path), 0, ACCEPT, "ben", WHY)
+    assert "starts from policy policy-0" in decide(str(tmp_path), 0, REJECT, "ben", "it is not")
+    publish_rows(tmp_path, "round=1/train-rollouts")
+    with pytest.raises(
+        ConfigError, match=r"rejected \(promotion.min_length.*and night 1 went on from policy pol"
+    ):
         decide(str(tmp_path), 0, ACCEPT, "anna", WHY)
 
 

@@ -12,8 +12,11 @@ from pathlib import Path
 import pytest
 
 from tests.warehouse.builder import label, prompt, publish_rows, rollout, round_row, small_warehouse
+from warehouse.ledger import Ledger
+from warehouse.publish import publish
 from warehouse.report import write_report
-from warehouse.store import StoreError
+from warehouse.schemas import table_from_rows
+from warehouse.store import StoreError, open_store
 
 ATTACK = "<script>document.title = 'owned'</script>"
 
@@ -106,6 +109,22 @@ def test_the_table_says_what_the_mart_says(html: str) -> None:
     ] in rows
     found = [row for row in rows if row[:3] == ["2", "$hate_{<b>", "reward"]]
     assert [row[6] for row in found] == ["100.0%"]
+
+
+def test_the_headline_leaves_out_a_policy_that_was_not_promoted(tmp_path: Path) -> None:
+    root = small_warehouse(tmp_path / "night")
+    assert "50.0% → 25.0%" in write_report(root, tmp_path / "a.html").read_text()
+    row = round_row(
+        0, status="rejected", reason="length <", policy_revision_out="policy-0",
+    )  # fmt: skip
+    old = [file.path for file in Ledger(open_store(root)).files(table="rounds")]
+    publish(root, "verdict", {"rounds": table_from_rows("rounds", [row])}, remove=old)
+    page = write_report(root, tmp_path / "b.html").read_text()
+    assert "50.0% → 25.0%" not in page
+    assert "<b>Round 0 is rejected</b>, its policy is kept but not used: length &lt;." in page
+    assert ["1", "meter", "metric"] in [cells[:3] for cells in Page(page).rows], (
+        "it is in the table"
+    )
 
 
 def test_evaluations_stand_side_by_side_by_round(html: str) -> None:

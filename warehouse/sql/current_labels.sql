@@ -1,6 +1,7 @@
 -- one row per final label, under the one revision of its labeler that a round goes by
 -- Where a round (and purpose) has labels of several revisions, the one its rewards used counts,
 -- else the one that labeled last. Failed labels stand here too, with their status and no score.
+-- What revisers wrote measures no completion and stands elsewhere (revisions).
 with
 
 final_labels as (
@@ -11,6 +12,7 @@ final_labels as (
     from labels
     inner join rollouts on labels.rollout_id = rollouts.rollout_id
     where labels.is_final
+        and labels.kind <> 'reviser'
 
 ),
 

@@ -13,6 +13,8 @@ repeated as (
         count(*) as rollouts,
         count(distinct prompt_id) as prompts,
     from rollouts
+    -- Imported texts are of no round: no policy of this warehouse wrote them.
+    where round is not null
     group by round, purpose, completion_sha256
     having prompts >= 3
 
