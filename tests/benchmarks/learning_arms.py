@@ -69,8 +69,9 @@ class NightArm:
         warehouse = home.warehouse(self.name)
         # The stop rule would end the arms at different rounds.
         sets = home.sets(warehouse, "evaluation.stop_below=null", *self.keys)
-        roundhouse("run", "demo", "--rounds", str(home.rounds), *sets)
-        return nights_of(str(warehouse))
+        if len(measured(warehouse)) <= home.rounds:
+            roundhouse("run", "demo", "--rounds", str(home.rounds), *sets)
+        return measured(warehouse)
 
 
 @dataclass(frozen=True)
@@ -84,19 +85,20 @@ class StoredArm:
 
     def nights(self, home: Home) -> list[Night]:
         source = home.warehouse(self.source)
-        found = nights_of(str(source))[:1]  # policy 0 is the same
+        found = measured(source)[:1]  # policy 0 is the same
         for number in range(1, home.rounds + 1):
             folder = home.warehouse(self.name) / f"after-{number}"
-            policy, measured = folder / "policy", folder / "warehouse"
+            policy, trial = folder / "policy", folder / "warehouse"
             if not policy.is_dir():
                 rounds = [word for r in range(number) for word in ("--round", str(r))]
                 sets = home.sets(source, *self.keys)
                 roundhouse(self.command, "demo", *rounds, "--out", str(policy), *sets)
-            sets = home.sets(measured, f"policy.model={policy}")
-            roundhouse("evaluate", "demo", "--round", "0", *sets)
-            (night,) = nights_of(str(measured))
-            # There the policy is its own reference: KL is to where it began.
-            found.append(night.after(number, kl_to_base(measured)))
+            if not measured(trial):
+                sets = home.sets(trial, f"policy.model={policy}")
+                roundhouse("evaluate", "demo", "--round", "0", *sets)
+            (night,) = measured(trial)
+            # There the policy is its own reference; its KL is to where it began.
+            found.append(night.after(number, kl_to_base(trial)))
         return found
 
 
@@ -170,6 +172,11 @@ def as_json(found: dict[str, dict[int, list[Night]]]) -> list[dict[str, object]]
         for seed, nights in seeds.items()
         for night in nights
     ]
+
+
+def measured(warehouse: Path) -> list[Night]:
+    """What is measured there so far, by round; where there is no warehouse yet, nothing."""
+    return nights_of(str(warehouse)) if (warehouse / "evaluations").is_dir() else []
 
 
 def roundhouse(*words: str) -> None:

@@ -26,6 +26,8 @@ from statistics import median
 
 import torch
 
+from pipeline.device import choose_device
+from pipeline.stage_process import prepare_environment
 from tests.benchmarks.figures import Seconds, print_figure, print_ratio
 from tests.benchmarks.ppo_round import EPOCHS, MINIBATCH, SHAPES, Shape, build_round, stored_rows
 from tests.benchmarks.ppo_ways import Measured
@@ -43,6 +45,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--shape", nargs="+", choices=SHAPES, default=shapes)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args(arguments)
+    prepare_environment(choose_device("auto"))  # of the processes to come: as a stage's
     if TRL not in os.environ:
         print(
             "ppo update against TRL: left out; pip install --no-deps --target FOLDER trl==1.12.0, "

@@ -27,10 +27,11 @@ def test_a_night_arm_sets_keys_that_there_are(arm):
 def test_a_night_arm_is_the_user_s_command(monkeypatch):
     ran = []
     monkeypatch.setattr(learning_arms, "roundhouse", lambda *words: ran.append(words))
-    monkeypatch.setattr(learning_arms, "nights_of", lambda warehouse: [warehouse])
+    there = []
+    monkeypatch.setattr(learning_arms, "measured", lambda warehouse: there)
     home = Home(Path("/somewhere"), seed=2, rounds=3)
-    found = NightArm("lag 1", ("training.lag=1",)).nights(home)
-    assert found == ["/somewhere/seed-2/lag 1"]
+    arm = NightArm("lag 1", ("training.lag=1",))
+    arm.nights(home)
     (words,) = ran
     assert words[:4] == ("run", "demo", "--rounds", "3")
     sets = [word for word in words[4:] if word != "--set"]
@@ -38,18 +39,27 @@ def test_a_night_arm_is_the_user_s_command(monkeypatch):
         *("seed=2", "warehouse=/somewhere/seed-2/lag 1"),
         *("evaluation.stop_below=null", "training.lag=1"),
     ]
+    there += [night(round, 0.1) for round in range(4)]
+    assert arm.nights(home) == there
+    assert len(ran) == 1
 
 
 def test_a_stored_arm_trains_on_another_s_rounds_and_keeps_what_it_has_made(monkeypatch, tmp_path):
-    ran = []
+    ran, warehouses = [], {tmp_path / "seed-1" / "fresh"}
 
     def roundhouse(*words):
         ran.append(words)
-        if "--out" in words:
+        if words[0] == "evaluate":
+            (place,) = [word for word in words if word.startswith("warehouse=")]
+            warehouses.add(Path(place.removeprefix("warehouse=")))
+        else:
             Path(words[words.index("--out") + 1]).mkdir(parents=True)
 
+    def measured(warehouse):
+        return [night(0, 0.1, kl=0.0)] if warehouse in warehouses else []
+
     monkeypatch.setattr(learning_arms, "roundhouse", roundhouse)
-    monkeypatch.setattr(learning_arms, "nights_of", lambda warehouse: [night(0, 0.1, kl=0.0)])
+    monkeypatch.setattr(learning_arms, "measured", measured)
     monkeypatch.setattr(learning_arms, "kl_to_base", lambda warehouse: 2.5)
     arm, home = StoredArm("DPO", "train-dpo", ("a=1",)), Home(tmp_path, seed=1, rounds=2)
     found = arm.nights(home)
@@ -60,8 +70,11 @@ def test_a_stored_arm_trains_on_another_s_rounds_and_keeps_what_it_has_made(monk
     assert f"warehouse={tmp_path}/seed-1/fresh" in later
     assert f"policy.model={tmp_path}/seed-1/DPO/after-2/policy" in ran[3]
     ran.clear()
+    assert arm.nights(home) == found
+    assert ran == []
+    warehouses.remove(tmp_path / "seed-1" / "DPO" / "after-2" / "warehouse")
     arm.nights(home)
-    assert [words[0] for words in ran] == ["evaluate", "evaluate"]
+    assert [words[0] for words in ran] == ["evaluate"]
 
 
 def test_an_arm_brings_the_one_it_takes_its_rounds_from():

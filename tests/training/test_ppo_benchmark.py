@@ -66,6 +66,7 @@ def test_a_way_that_fails_says_why(tmp_path):
 
 def test_without_trl_it_says_how_to_get_it(monkeypatch, capsys):
     monkeypatch.delenv("ROUNDHOUSE_TRL_PPO", raising=False)
+    monkeypatch.setattr(ppo_update, "prepare_environment", lambda device: None)
     monkeypatch.setattr(ppo_update, "run_way", lambda *_: measured(1.0, 1.0, 1))
     ppo_update.main(["--shape", "tiny", "--repeats", "1"])
     shown = capsys.readouterr().out
