@@ -27,6 +27,7 @@ from tests.benchmarks.figures import build_starters_once
 from tests.benchmarks.learning import Night, nights_of
 
 SEEDS = (0, 1, 2)
+SMALLER = ("rollouts.prompts=128", "rollouts.holdout_prompts=150")  # a third of the demo's time
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Home:
 
     def sets(self, warehouse: Path, *keys: str) -> list[str]:
         """--set options of a command on the demo."""
-        pairs = [f"seed={self.seed}", f"warehouse={warehouse}", *keys]
+        pairs = [f"seed={self.seed}", f"warehouse={warehouse}", *SMALLER, *keys]
         return [word for pair in pairs for word in ("--set", pair)]
 
 
@@ -104,7 +105,8 @@ class StoredArm:
 
 ARMS: tuple[Arm, ...] = (
     NightArm("fresh"),
-    NightArm("replay, K=2", ("training.replay_rounds=1",)),
+    # At any staleness: by default the floor of effective sample size would leave fresh rows only.
+    NightArm("replay, K=2", ("training.replay_rounds=1", "training.replay_min_ess=0")),
     NightArm("lag 1", ("training.lag=1",)),
     NightArm("lag 1, uncorrected", ("training.lag=1", "training.importance=none")),
     StoredArm("DPO", "train-dpo", ("preference_training.learning_rate=1e-4",)),

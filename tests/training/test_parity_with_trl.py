@@ -189,7 +189,9 @@ class FixedLogits(nn.Module):
         super().__init__()
         size = logits.shape[-1]
         self.config = SimpleNamespace(
-            get_text_config=lambda: SimpleNamespace(hidden_size=size), vocab_size=size
+            get_text_config=lambda: SimpleNamespace(hidden_size=size),
+            vocab_size=size,
+            is_encoder_decoder=False,
         )
         self.device = torch.device("cpu")
         self.base_model = lambda **_: SimpleNamespace(last_hidden_state=logits)
