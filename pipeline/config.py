@@ -230,6 +230,15 @@ class RunConfig(_Section):
         return self
 
     @model_validator(mode="after")
+    def _baseline_has_siblings(self) -> RunConfig:
+        if self.training.advantage == "rloo" and self.rollouts.samples < 2:
+            raise ValueError(
+                "training.advantage rloo compares completions of one prompt: rollouts.samples must "
+                "be at least 2"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _budget_has_prices(self) -> RunConfig:
         paid: dict[str, object] = {
             f"labelers.{labeler.name}": getattr(labeler, "engine", None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class TrainingConfig(BaseModel):
@@ -140,3 +140,13 @@ class TrainingConfig(BaseModel):
         description="of several processes: ddp holds the policy in each, fsdp a shard of weights, "
         "gradients and optimizer; fsdp has no points of resume",
     )
+
+    @model_validator(mode="after")
+    def _target_is_within_the_budget(self) -> TrainingConfig:
+        if self.kl_budget < self.kl_target:
+            raise ValueError(
+                f"kl_budget {self.kl_budget:g} is below kl_target {self.kl_target:g}: the "
+                "controller would aim at policies that are never promoted; raise the budget or "
+                "lower the target"
+            )
+        return self

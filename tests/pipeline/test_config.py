@@ -36,12 +36,20 @@ def test_shipped_configurations_are_valid(name: str):
         ("labelers.metric.name=toxicity", "stand twice"),
         ("labelers.nobody.model=x", "there is no nobody"),
         ("seed", "expected key=value"),
+        ("training={kl_target: 6, kl_budget: 3}", "kl_budget 3 is below kl_target 6: the contro"),
+        ("policy.adapter={rank: 8}", "policy.adapter.rank: unknown key; there are: alpha, r, tar"),
     ],
 )
 def test_a_wrong_key_is_named(override: str, message: str):
     with pytest.raises(ConfigError) as caught:
         load_config("demo", [override])
     assert message in str(caught.value)
+
+
+def test_a_baseline_of_siblings_needs_siblings():
+    with pytest.raises(ConfigError, match=r"advantage rloo .*rollouts.samples must be at least 2"):
+        load_config("demo", ["training.advantage=rloo", "rollouts.samples=1"])
+    assert load_config("demo", ["training.advantage=rloo"]).training.advantage == "rloo"
 
 
 def test_an_error_names_the_file(tmp_path):
