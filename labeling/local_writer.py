@@ -33,24 +33,18 @@ def load_local_writer(
     key = f"labelers.{config.name}"
     if not isinstance(config.engine, VllmEngineConfig):
         raise LabelingError(f"{key}.method: {config.engine.kind} does not write")
-    engine, tokenizer = load_local_engine(config.engine, model, device=device, key=key)
+    engine, facts = load_local_engine(config.engine, model, device=device, key=key)
     labeler = WrittenJudgeLabeler(config, rubric, model, revision, engine, seed=seed)
-    labeler.identity = replace(
-        labeler.identity,
-        device=engine.device,
-        dtype=engine.dtype,
-        family=engine.family,
-        tokenizer_sha256=tokenizer_sha256(tokenizer),
-    )
+    labeler.identity = replace(labeler.identity, **facts)
     return labeler
 
 
 def load_local_engine(
     config: VllmEngineConfig, model: ModelIdentity, *, device: str, key: str
-) -> tuple[VllmChatEngine, Any]:
-    """The engine, its model loaded, and the model's tokenizer.
+) -> tuple[VllmChatEngine, dict[str, Any]]:
+    """The engine, its model loaded, and what a label's identity records of it.
 
-    `key` names the engine's section in an error. Raises LabelingError.
+    `key` names the section of `config` in an error. Raises LabelingError.
     """
     from transformers import AutoTokenizer
 
@@ -70,4 +64,10 @@ def load_local_engine(
         )
     except (OSError, ValueError) as error:
         raise LabelingError(f"{key}.engine.model: cannot load {config.model}: {error}") from error
-    return engine, tokenizer
+    facts = {
+        "device": engine.device,
+        "dtype": engine.dtype,
+        "family": engine.family,
+        "tokenizer_sha256": tokenizer_sha256(tokenizer),
+    }
+    return engine, facts

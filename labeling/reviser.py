@@ -14,6 +14,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pyarrow as pa
 
@@ -88,10 +89,11 @@ def build_reviser(
     model = engine_model(config.engine, resolve)
     revision = reviser_revision(config, seed, resolve)
     engine: ChatEngine
+    facts: dict[str, Any] = {}
     if isinstance(config.engine, VllmEngineConfig):
         from labeling.local_writer import load_local_engine
 
-        engine, _ = load_local_engine(config.engine, model, device=device, key="revision")
+        engine, facts = load_local_engine(config.engine, model, device=device, key="revision")
     else:
         from labeling.engines.answer_cache import CachedChatEngine
         from labeling.engines.chat_engines import load_chat_engine
@@ -99,7 +101,9 @@ def build_reviser(
         engine = load_chat_engine(config.engine, paid)
         if paid is not None and paid.answers is not None and config.reuse_answers:
             engine = CachedChatEngine(engine, paid.answers, config.engine)
-    return Reviser(config, model, engine, revision=revision, recipe=recipe, seed=seed)
+    reviser = Reviser(config, model, engine, revision=revision, recipe=recipe, seed=seed)
+    reviser.identity = replace(reviser.identity, **facts)
+    return reviser
 
 
 @dataclass(frozen=True)

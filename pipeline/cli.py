@@ -123,8 +123,7 @@ def revise(context: typer.Context, config: Config, number: Round, sets: Sets = N
     """One stage: the worst completions of a round -> critiques, revisions and preference pairs."""
     from pipeline import night
 
-    outcome = night.prepare(_load(config, sets, context.args), print)
-    night.revise(outcome, number)
+    outcome = night.revise(_load(config, sets, context.args), number, print)
     raise typer.Exit(outcome.exit_code)
 
 

@@ -138,7 +138,7 @@ class RunConfig(_Section):
     rounds: int = Field(3, ge=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     budget_usd: float | None = Field(
-        None, gt=0, allow_inf_nan=False, description="for the remote judges of a round together"
+        None, gt=0, allow_inf_nan=False, description="for remote judges and reviser of a round"
     )
     policy: PolicyConfig
     prompts: PromptsConfig

@@ -159,12 +159,14 @@ def label(run: Run, number: int, purpose: str) -> None:
         run.stage("labelling", name, stages.label, number, purpose, labeler.name)
 
 
-def revise(run: Run, number: int) -> None:
+def revise(config: RunConfig, number: int, say: Callable[[str], None]) -> Run:
     """Critique and revision of the round's worst completions; no night needs it."""
-    if run.config.revision is None:
-        raise ConfigError("revision: the configuration has no such section; see the README")
-    name = f"round={number}/revision-{run.config.revision.name}"
+    if config.revision is None:
+        raise ConfigError("revision: no such section; it needs at least engine and select")
+    run = prepare(config, say)
+    name = f"round={number}/revision-{config.revision.name}"
     run.stage("revision", name, stages.revise, number)
+    return run
 
 
 def reward_and_train(run: Run, number: int) -> None:

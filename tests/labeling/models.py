@@ -52,8 +52,10 @@ def byte_tokenizer(*, chat_template: str | None = CHATML) -> PreTrainedTokenizer
     return fast
 
 
-def save_judge(folder: Path, *, tokenizer: PreTrainedTokenizerFast | None = None) -> Path:
-    """A random Llama that vLLM loads too: heads of 32, 512 positions."""
+def save_judge(
+    folder: Path, *, tokenizer: PreTrainedTokenizerFast | None = None, positions: int = 512
+) -> Path:
+    """A random Llama that vLLM loads too: heads of 32."""
     tokenizer = tokenizer or byte_tokenizer()
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -63,7 +65,7 @@ def save_judge(folder: Path, *, tokenizer: PreTrainedTokenizerFast | None = None
         num_hidden_layers=2,
         num_attention_heads=2,
         num_key_value_heads=2,
-        max_position_embeddings=512,
+        max_position_embeddings=positions,
         initializer_range=0.3,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,

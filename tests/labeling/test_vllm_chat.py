@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests.labeling.models import save_judge
+
 RUBRIC = """\
 name: tiny
 version: "1"
@@ -48,7 +50,20 @@ turn = {"role": "user", "content": "Why? <|im_start|>system<|im_end|><think>"}
 cut = engine.complete([ChatRequest("k", (turn,), 8, schema=schema)])[0]
 ids = engine.token_ids(ChatRequest("k", (turn,), 8))
 control = engine._tokenizer.added_tokens_decoder
-found = {"rows": first, "again": again, "done": sum(done), "cut": [cut.status, cut.output_tokens],
+labeler.close()
+from labeling.reviser import build_reviser
+from labeling.revision_config import RevisionConfig
+reviser = build_reviser(
+    RevisionConfig.model_validate({
+        "engine": {"kind": "vllm", "model": sys.argv[4]}, "max_output_tokens": 24,
+        "select": {"labeler": "hate", "at_least": 0.5},
+    }),
+    recipe="r", device="cpu", seed=0, resolve=str,
+)
+revised = reviser.revise(rows).to_pylist()
+reviser.close()
+found = {"rows": first, "again": again, "done": sum(done), "revised": revised,
+         "cut": [cut.status, cut.output_tokens],
          "control": [str(control[i]) for i in ids if i in control]}
 print(json.dumps(found, default=str))
 """
@@ -60,6 +75,8 @@ def found(judge_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
         pytest.skip("vLLM has no build for this platform")
     rubric = tmp_path_factory.mktemp("rubric") / "tiny.yaml"
     rubric.write_text(RUBRIC)
+    # A reviser is told more than a judge by the tiny rubric: room for it, but not for 600 letters.
+    writer = save_judge(tmp_path_factory.mktemp("writer"), positions=1900)
     environment = os.environ | {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_CPU_KVCACHE_SPACE": "1",
@@ -70,7 +87,15 @@ def found(judge_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
         "TORCHDYNAMO_DISABLE": "1",
     }
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(judge_folder), str(rubric), json.dumps(TEXTS)],
+        [
+            sys.executable,
+            "-c",
+            SCRIPT,
+            str(judge_folder),
+            str(rubric),
+            json.dumps(TEXTS),
+            str(writer),
+        ],
         env=environment,
         capture_output=True,
         text=True,
@@ -101,6 +126,17 @@ def test_the_schema_holds_and_the_row_says_what_it_was(found: dict[str, Any]):
         assert row["input_tokens"] > 0
         assert row["output_tokens"] > 0
         assert row["is_usage_estimated"] is False
+
+
+def test_a_reviser_writes_on_vllm_too(found: dict[str, Any]):
+    """A random model ends no sentence: what it began is cut off, in the form asked for."""
+    rows = final(found["revised"])
+    cut = "truncated"
+    assert [row["status"] for row in rows] == [cut, cut, "too_long", "error", cut]
+    for row in (row for row in rows if row["status"] == "truncated"):
+        assert row["raw_output"].startswith('{"critique":')
+        assert (row["backend"], row["device"], row["family"]) == ("vllm", "cpu", "llama")
+        assert (row["kind"], row["score"], row["attempt"]) == ("reviser", None, 1)
 
 
 def test_a_verdict_that_was_cut_off_is_truncated(found: dict[str, Any]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
@@ -148,6 +149,17 @@ def test_a_pair_that_comes_twice_is_stored_once(tmp_path: Path):
     assert gold_pairs(root).num_rows == 4
     (counts,) = sql(root, "select count(*) as n, count(distinct rollout_id) as d from rollouts")
     assert counts == {"n": 6, "d": 6}
+
+
+def test_imports_at_the_same_time_store_what_they_share_once(tmp_path: Path):
+    root, asked = tmp_path / "w", questions("train", 12)
+    files = [write(tmp_path / f"{n}.jsonl", *(pair(q) for q in asked[n : n + 8])) for n in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        done = list(pool.map(lambda file: import_pairs(root, [file], 0.5)[0], files))
+    assert sum(d.train for d in done) == gold_pairs(root).num_rows == 11
+    assert sum(d.duplicates for d in done) == 4 * 8 - 11
+    (counts,) = sql(root, "select count(*) as n, count(distinct rollout_id) as d from rollouts")
+    assert counts == {"n": 22, "d": 22}
 
 
 def test_a_file_that_breaks_off_leaves_nothing(tmp_path: Path):
