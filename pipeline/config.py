@@ -22,6 +22,7 @@ from labeling.gate_config import GateConfig
 from labeling.reward_config import RewardConfig
 from pipeline.config_errors import explain
 from training.config import TrainingConfig
+from training.preference_config import PreferenceConfig
 
 
 class ConfigError(ValueError):
@@ -140,6 +141,7 @@ class RunConfig(_Section):
     labelers: tuple[LabelerConfig, ...] = Field(min_length=1)
     reward: RewardConfig
     training: TrainingConfig = TrainingConfig()
+    preference_training: PreferenceConfig = PreferenceConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     beam: BeamConfig = BeamConfig()
     dead_letters: DeadLettersConfig = DeadLettersConfig()
