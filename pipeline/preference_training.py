@@ -23,7 +23,7 @@ from training.preference_rows import dpo_rows, kto_rows, reward_rows, sample, sf
 from training.preferences import Selection
 from training.reward_model import train_reward_model
 from training.sft import train_sft
-from training.trl_support import Trained, refuse_existing
+from training.trained_folder import Trained, refuse_existing
 
 _KINDS = {
     "dpo": (dpo_rows, train_dpo),

@@ -24,6 +24,9 @@ AsOf = Annotated[int | None, typer.Option("--as-of", help="a version of the ledg
 Pairs = Annotated[
     str | None, typer.Option("--pairs", help="a stored pair recipe; none: best against worst")
 ]
+Truncated = Annotated[
+    bool, typer.Option("--truncated", help="also completions cut off at their token limit")
+]
 Policy = Annotated[
     str | None, typer.Option("--policy", help="a revision or folder; default: the base policy")
 ]
@@ -44,9 +47,7 @@ def export(
     rounds: Rounds = None,
     statuses: Statuses = None,
     pairs: Pairs = None,
-    truncated: Annotated[
-        bool, typer.Option("--truncated", help="also completions cut off at their token limit")
-    ] = False,
+    truncated: Truncated = False,
     as_of: AsOf = None,
 ) -> None:
     """Scored train rollouts as datasets.load_dataset and TRL's trainers read them."""
@@ -58,7 +59,7 @@ def export(
     if out.suffix not in SUFFIXES:
         raise typer.BadParameter(f"{out}: name the export {' or '.join(SUFFIXES)}")
     selection = Selection(
-        rounds=None if rounds is None else tuple(rounds),
+        rounds=tuple(rounds) if rounds else None,
         statuses=checked_statuses(statuses),
         margin=margin,
         threshold=threshold,
@@ -143,7 +144,7 @@ def _train(
     settings = load_config(config, sets)
     keys = settings.preference_training
     selection = Selection(
-        rounds=None if rounds is None else tuple(rounds),
+        rounds=tuple(rounds) if rounds else None,
         statuses=checked_statuses(statuses),
         margin=keys.margin,
         threshold=keys.threshold,

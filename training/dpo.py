@@ -8,14 +8,22 @@ would say. Not here: pairs (preferences.py), what is shared with the other train
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
-from transformers import AutoTokenizer
 from trl import DPOConfig
 
-from training import trl_support
 from training.preference_config import PreferenceConfig
 from training.preference_rows import require
+from training.trained_folder import Trained, refuse_unfit
+from training.trl_support import (
+    Job,
+    Say,
+    StoredDPOTrainer,
+    as_dataset,
+    parity_check,
+    train_and_save,
+)
 
 _COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids", "ref_chosen_logps", "ref_rejected_logps")
 _LEARNING_RATE = 1e-6
@@ -29,8 +37,8 @@ def train_dpo(
     config: PreferenceConfig,
     seed: int,
     device: str = "auto",
-    say: trl_support.Say | None = None,
-) -> trl_support.Trained:
+    say: Say | None = None,
+) -> Trained:
     """Trains the policy in `policy_dir` on `preference_rows.dpo_rows`, writes it to `out_dir`.
 
     Raises TrainingError, before anything is written, for rows without ids or reference log-probs,
@@ -38,27 +46,15 @@ def train_dpo(
     is not finite.
     """
     require(rows, _COLUMNS)
-    trl_support.refuse_unfit(policy_dir, rows, _COLUMNS[:3])
+    refuse_unfit(policy_dir, rows, _COLUMNS[:3])
+    job = Job("dpo", _LEARNING_RATE, policy_dir, out_dir, config, seed, device, say)
 
-    def make(scratch: str) -> trl_support.StoredDPOTrainer:
-        shared = trl_support.trainer_arguments(
-            config, seed=seed, device=device, output_dir=scratch, learning_rate=_LEARNING_RATE
-        )
-        trainer = trl_support.StoredDPOTrainer(
+    def make(arguments: dict[str, Any], tokenizer: Any) -> StoredDPOTrainer:
+        return StoredDPOTrainer(
             model=str(policy_dir),
-            args=DPOConfig(**shared, beta=config.beta, precompute_ref_log_probs=True),
-            train_dataset=trl_support.as_dataset(rows, _COLUMNS),
-            processing_class=AutoTokenizer.from_pretrained(policy_dir),
+            args=DPOConfig(**arguments, beta=config.beta, precompute_ref_log_probs=True),
+            train_dataset=as_dataset(rows, _COLUMNS),
+            processing_class=tokenizer,
         )
-        assert trainer.ref_model is None, "TRL loaded a reference model"
-        return trainer
 
-    return trl_support.train_and_save(
-        make,
-        out_dir=out_dir,
-        policy_dir=policy_dir,
-        rows=rows,
-        record={"method": "dpo", "seed": seed, "config": config.model_dump(mode="json")},
-        say=say,
-        check=trl_support.parity_check(rows, policy_dir, config, device),
-    )
+    return train_and_save(job, rows, make, parity_check(job, rows))

@@ -8,16 +8,24 @@ too. Not here: which completion is desirable (preference_rows.py).
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from transformers import AutoTokenizer
 from trl import KTOConfig
 
-from training import trl_support
 from training.dataset import TrainingError
 from training.preference_config import PreferenceConfig
 from training.preference_rows import require
+from training.trained_folder import Trained, refuse_unfit
+from training.trl_support import (
+    Job,
+    Say,
+    StoredKTOTrainer,
+    as_dataset,
+    parity_check,
+    train_and_save,
+)
 
 _IDS = ("prompt_ids", "completion_ids", "KL_completion_ids")
 _COLUMNS = (*_IDS, "label", "ref_logps", "ref_KL_logps")
@@ -32,49 +40,34 @@ def train_kto(
     config: PreferenceConfig,
     seed: int,
     device: str = "auto",
-    say: trl_support.Say | None = None,
-) -> trl_support.Trained:
+    say: Say | None = None,
+) -> Trained:
     """Trains the policy in `policy_dir` on `preference_rows.kto_rows`, writes it to `out_dir`.
 
     Raises TrainingError as `train_dpo` does, and for rows that are all desirable or all not.
     """
     require(rows, _COLUMNS)
-    trl_support.refuse_unfit(policy_dir, rows, _IDS)
+    refuse_unfit(policy_dir, rows, _IDS)
     if config.rows_at_once < 2:
         raise TrainingError("preference_training.micro_batch_size: kto needs at least 2")
     desirable, undesirable = class_weights(rows["label"].to_pylist())
+    job = Job("kto", _LEARNING_RATE, policy_dir, out_dir, config, seed, device, say)
     # TRL reads KTO's rows in the order they stand in, so they are shuffled here.
-    order = np.random.default_rng(seed).permutation(rows.num_rows)
-    shuffled = rows.take(pa.array(order))
+    shuffled = rows.take(pa.array(np.random.default_rng(seed).permutation(rows.num_rows)))
 
-    def make(scratch: str) -> trl_support.StoredKTOTrainer:
-        shared = trl_support.trainer_arguments(
-            config, seed=seed, device=device, output_dir=scratch, learning_rate=_LEARNING_RATE
-        )
-        trainer = trl_support.StoredKTOTrainer(
+    def make(arguments: dict[str, Any], tokenizer: Any) -> StoredKTOTrainer:
+        weights: dict[str, Any] = {
+            "desirable_weight": desirable,
+            "undesirable_weight": undesirable,
+        }
+        return StoredKTOTrainer(
             model=str(policy_dir),
-            args=KTOConfig(
-                **shared,
-                beta=config.beta,
-                precompute_ref_log_probs=True,
-                desirable_weight=desirable,
-                undesirable_weight=undesirable,
-            ),
-            train_dataset=trl_support.as_dataset(shuffled, _COLUMNS),
-            processing_class=AutoTokenizer.from_pretrained(policy_dir),
+            args=KTOConfig(**arguments, **weights, beta=config.beta, precompute_ref_log_probs=True),
+            train_dataset=as_dataset(shuffled, _COLUMNS),
+            processing_class=tokenizer,
         )
-        assert trainer.ref_model is None, "TRL loaded a reference model"
-        return trainer
 
-    return trl_support.train_and_save(
-        make,
-        out_dir=out_dir,
-        policy_dir=policy_dir,
-        rows=rows,
-        record={"method": "kto", "seed": seed, "config": config.model_dump(mode="json")},
-        say=say,
-        check=trl_support.parity_check(rows, policy_dir, config, device),
-    )
+    return train_and_save(job, rows, make, parity_check(job, rows))
 
 
 def class_weights(labels: list[bool]) -> tuple[float, float]:

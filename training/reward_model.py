@@ -8,15 +8,16 @@ a margin it is part of the loss (Llama 2, 2307.09288, equation 2). Not here: ser
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
-from transformers import AutoTokenizer
 from trl import RewardConfig, RewardTrainer
 
-from training import trl_support
 from training.dataset import TrainingError
 from training.preference_config import PreferenceConfig
 from training.preference_rows import require
+from training.trained_folder import Trained, refuse_unfit
+from training.trl_support import Job, Say, as_dataset, train_and_save
 
 _COLUMNS = ("prompt", "chosen", "rejected")
 _LEARNING_RATE = 1e-4
@@ -30,8 +31,8 @@ def train_reward_model(
     config: PreferenceConfig,
     seed: int,
     device: str = "auto",
-    say: trl_support.Say | None = None,
-) -> trl_support.Trained:
+    say: Say | None = None,
+) -> Trained:
     """Trains one output on top of the model in `policy_dir`, writes a classifier to `out_dir`.
 
     `rows`: `preference_rows.reward_rows`, or any table with message lists `prompt`, `chosen`,
@@ -39,33 +40,21 @@ def train_reward_model(
     tokenizer without a chat template and for a loss that is not finite.
     """
     require(rows, _COLUMNS)
-    trl_support.refuse_unfit(policy_dir, rows, ())
-    tokenizer = AutoTokenizer.from_pretrained(policy_dir)
-    if not isinstance(tokenizer.chat_template, str):
-        raise TrainingError(
-            f"{policy_dir}: its tokenizer has no chat template (or several), so there is no one "
-            "way to read a dialogue; save chat_template.jinja with one beside it"
-        )
-    has_margin = "margin" in rows.column_names
+    refuse_unfit(policy_dir, rows, ())
+    columns = (*_COLUMNS, "margin") if "margin" in rows.column_names else _COLUMNS
+    job = Job("reward_model", _LEARNING_RATE, policy_dir, out_dir, config, seed, device, say)
 
-    def make(scratch: str) -> RewardTrainer:
-        shared = trl_support.trainer_arguments(
-            config, seed=seed, device=device, output_dir=scratch, learning_rate=_LEARNING_RATE
-        )
+    def make(arguments: dict[str, Any], tokenizer: Any) -> RewardTrainer:
+        if not isinstance(tokenizer.chat_template, str):
+            raise TrainingError(
+                f"{policy_dir}: its tokenizer has no chat template (or several), so there is no "
+                "one way to read a dialogue; save chat_template.jinja with one beside it"
+            )
         return RewardTrainer(
             model=str(policy_dir),
-            args=RewardConfig(**shared),
-            train_dataset=trl_support.as_dataset(
-                rows, (*_COLUMNS, "margin") if has_margin else _COLUMNS
-            ),
+            args=RewardConfig(**arguments),
+            train_dataset=as_dataset(rows, columns),
             processing_class=tokenizer,
         )
 
-    return trl_support.train_and_save(
-        make,
-        out_dir=out_dir,
-        policy_dir=policy_dir,
-        rows=rows,
-        record={"method": "reward_model", "seed": seed, "config": config.model_dump(mode="json")},
-        say=say,
-    )
+    return train_and_save(job, rows, make)

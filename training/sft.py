@@ -7,14 +7,15 @@ here: which completion is best (preference_rows.py).
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
-from transformers import AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
-from training import trl_support
 from training.preference_config import PreferenceConfig
 from training.preference_rows import require
+from training.trained_folder import Trained, refuse_unfit
+from training.trl_support import Job, Say, as_dataset, train_and_save
 
 _COLUMNS = ("input_ids", "labels")
 _LEARNING_RATE = 2e-5
@@ -28,32 +29,23 @@ def train_sft(
     config: PreferenceConfig,
     seed: int,
     device: str = "auto",
-    say: trl_support.Say | None = None,
-) -> trl_support.Trained:
+    say: Say | None = None,
+) -> Trained:
     """Trains the policy in `policy_dir` on `preference_rows.sft_rows`, writes it to `out_dir`.
 
     Raises TrainingError, before anything is written, for rows without ids and for a loss that is
     not finite.
     """
     require(rows, _COLUMNS)
-    trl_support.refuse_unfit(policy_dir, rows, ("input_ids",))
+    refuse_unfit(policy_dir, rows, ("input_ids",))
+    job = Job("sft", _LEARNING_RATE, policy_dir, out_dir, config, seed, device, say)
 
-    def make(scratch: str) -> SFTTrainer:
-        shared = trl_support.trainer_arguments(
-            config, seed=seed, device=device, output_dir=scratch, learning_rate=_LEARNING_RATE
-        )
+    def make(arguments: dict[str, Any], tokenizer: Any) -> SFTTrainer:
         return SFTTrainer(
             model=str(policy_dir),
-            args=SFTConfig(**shared),
-            train_dataset=trl_support.as_dataset(rows, _COLUMNS),
-            processing_class=AutoTokenizer.from_pretrained(policy_dir),
+            args=SFTConfig(**arguments),
+            train_dataset=as_dataset(rows, _COLUMNS),
+            processing_class=tokenizer,
         )
 
-    return trl_support.train_and_save(
-        make,
-        out_dir=out_dir,
-        policy_dir=policy_dir,
-        rows=rows,
-        record={"method": "sft", "seed": seed, "config": config.model_dump(mode="json")},
-        say=say,
-    )
+    return train_and_save(job, rows, make)

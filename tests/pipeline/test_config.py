@@ -36,6 +36,8 @@ def test_shipped_configurations_are_valid(name: str):
         ("labelers.metric.name=toxicity", "stand twice"),
         ("labelers.nobody.model=x", "there is no nobody"),
         ("seed", "expected key=value"),
+        ("preference_training.bet=1", "preference_training.bet: unknown key, did you mean beta?"),
+        ("preference_training.batch_size=12", "12 is not a multiple of micro_batch_size 8"),
     ],
 )
 def test_a_wrong_key_is_named(override: str, message: str):

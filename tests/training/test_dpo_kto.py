@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from trl import DPOConfig
 
 from tests.training.stored import stored_round
 from training import trl_support
@@ -18,6 +20,7 @@ from training.preference_config import PreferenceConfig
 from training.preference_rows import dpo_rows, kto_rows
 from training.preferences import Selection
 from training.revision import TOKENIZER_FILES, policy_revision
+from training.trl_support import Job
 
 ALL = Selection(margin=0.0)
 FAST = PreferenceConfig(learning_rate=2e-3, epochs=4, batch_size=6, micro_batch_size=3)
@@ -127,8 +130,9 @@ def test_dpo_learns_the_pairs_and_leaves_a_folder_that_loads(stored, tmp_path):
     )
     assert made.losses[-1] < 0.5 < made.losses[0]
     assert made.revision == policy_revision(out) != policy_revision(policy)
-    trained = AutoModelForCausalLM.from_pretrained(out)
-    assert trained.config.vocab_size == 40
+    AutoModelForCausalLM.from_pretrained(out)
+    for name in ("config.json", "generation_config.json"):
+        assert json.loads((out / name).read_text()) == json.loads((policy / name).read_text())
     for name in TOKENIZER_FILES:
         if (policy / name).exists():
             assert (out / name).read_bytes() == (policy / name).read_bytes()
@@ -221,3 +225,16 @@ def test_a_loss_that_is_not_finite_leaves_nothing(stored, tmp_path):
             device="cpu",
         )  # fmt: skip
     assert not list(tmp_path.iterdir())
+
+
+def test_a_reference_model_is_refused_where_trl_would_load_one(stored, tmp_path):
+    root, policy = stored
+    job = Job("dpo", 1e-6, policy, tmp_path / "out", FAST, 0, "cpu")
+    rows = dpo_rows(root, ALL)
+    columns = ("prompt_ids", "chosen_ids", "rejected_ids")
+    with pytest.raises(TrainingError, match="TRL loaded a reference model"):
+        trl_support.StoredDPOTrainer(
+            model=str(policy),
+            args=DPOConfig(**job.arguments(str(tmp_path))),
+            train_dataset=trl_support.as_dataset(rows, columns),
+        )

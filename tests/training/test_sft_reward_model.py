@@ -61,6 +61,7 @@ def test_sft_learns_the_sampled_tokens(stored, prepared, tmp_path):
     assert record["policy_revision_in"] == policy_revision(policy)
     assert record["rows"] == rows.num_rows
     assert record["loss_last"] == made.losses[-1]
+    assert record["rounds"] == [0]
 
 
 @pytest.fixture(scope="module")
