@@ -69,12 +69,19 @@ def train(
         say=lambda step, steps, metrics: _say_step(say, step, steps, metrics),
     )
     folder = out or _by_revision(made, home)
-    say(f"loss       {made.losses[0]:.4f} -> {made.losses[-1]:.4f} in {len(made.losses)} steps")
+    say(f"loss       {_ends(made.losses)}")
     for name in _SHOWN:
         if name in made.last:
             say(f"{name:<10} {made.first[name]:.3f} -> {made.last[name]:.3f}")
     say(f"{'model' if kind == 'reward' else 'policy':<10} {folder} ({made.revision})")
     return made
+
+
+def _ends(losses: list[float]) -> str:
+    """Where the loss began and ended; one step's rows are few, so a quarter of them speaks."""
+    few = max(1, len(losses) // 4)
+    first, last = sum(losses[:few]) / few, sum(losses[-few:]) / few
+    return f"{first:.4f} -> {last:.4f} (the first and last {few} of {len(losses)} steps)"
 
 
 def _counted(kind: str, rows: pa.Table) -> str:

@@ -16,7 +16,10 @@ class PreferenceConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     learning_rate: float | None = Field(
-        None, gt=0, description="None: TRL's own, 1e-6 for dpo and kto, 2e-5 sft, 1e-4 reward model"
+        None,
+        gt=0,
+        description="falls linearly to 0; None: TRL's own, 1e-6 for dpo and kto, 2e-5 for sft, "
+        "1e-4 for the reward model",
     )
     epochs: int = Field(1, ge=1, description="passes over the rows")
     batch_size: int = Field(32, ge=2, description="rows (pairs, completions) per optimizer step")
