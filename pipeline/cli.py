@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline import suite_cli
+from pipeline import preferences_cli, suite_cli
 from pipeline.audit_cli import audit_app
 from pipeline.import_cli import import_files
 from pipeline.relabel_cli import relabel, replay_dead
@@ -33,6 +33,11 @@ app.command()(replay_dead)
 app.command("import")(import_files)
 app.command("evaluate-labeler")(suite_cli.evaluate_labeler)
 app.command("evaluate-policy")(suite_cli.evaluate_policy)
+app.command()(preferences_cli.export)
+app.command("train-dpo")(preferences_cli.train_dpo)
+app.command("train-kto")(preferences_cli.train_kto)
+app.command("train-sft")(preferences_cli.train_sft)
+app.command("train-reward-model")(preferences_cli.train_reward_model)
 _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 Config = Annotated[str, typer.Argument(help="a YAML file or a shipped name (demo)")]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="key.sub=value, repeatable")]
@@ -224,23 +229,6 @@ def report(
     print(write_report(warehouse, out, as_of=as_of))
 
 
-@app.command()
-def export(
-    warehouse: Warehouse,
-    kind: Annotated[str, typer.Argument(help="dpo")],
-    out: Annotated[Path, typer.Option(help="a .jsonl or .parquet file")],
-    margin: Annotated[float, typer.Option(min=0, help="least difference of the rewards")] = 0.5,
-    rounds: Annotated[list[int] | None, typer.Option("--round", help="repeatable")] = None,
-    as_of: AsOf = None,
-) -> None:
-    """Preference pairs from scored train rollouts, as TRL's DPOTrainer reads them."""
-    _checked(kind, ("dpo",))
-    from training.preferences import export_dpo
-
-    count = export_dpo(warehouse, out, rounds=rounds, margin=margin, as_of=as_of)
-    print(f"{count} pairs in {out}")
-
-
 def _checked(value: str, known: tuple[str, ...]) -> str:
     if value not in known:
         raise typer.BadParameter(f"{value}: expected one of {', '.join(known)}")
@@ -299,6 +287,7 @@ def _explain(error: Exception) -> int:
 
     from pipeline.config import ConfigError
     from pipeline.stage_process import StageFailed
+    from training.dataset import TrainingError
     from warehouse.store import WarehouseError
 
     wrong_use = (
@@ -307,7 +296,8 @@ def _explain(error: Exception) -> int:
         duckdb.BinderException,
         duckdb.CatalogException,
     )
-    if not isinstance(error, (*wrong_use, StageFailed, WarehouseError, duckdb.Error, OSError)):
+    failed = (StageFailed, TrainingError, WarehouseError, duckdb.Error, OSError)
+    if not isinstance(error, (*wrong_use, *failed)):
         raise error
     print(f"roundhouse: {error}", file=sys.stderr)
     return 2 if isinstance(error, wrong_use) else 1

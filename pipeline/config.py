@@ -25,6 +25,7 @@ from pipeline.config_errors import explain
 from pipeline.promotion_config import PromotionConfig
 from training.adapters import AdapterConfig
 from training.config import TrainingConfig
+from training.preference_config import PreferenceConfig
 
 
 class ConfigError(ValueError):
@@ -147,6 +148,7 @@ class RunConfig(_Section):
     reward: RewardConfig
     training: TrainingConfig = TrainingConfig()
     promotion: PromotionConfig = PromotionConfig()
+    preference_training: PreferenceConfig = PreferenceConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     beam: BeamConfig = BeamConfig()
     dead_letters: DeadLettersConfig = DeadLettersConfig()

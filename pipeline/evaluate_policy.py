@@ -95,7 +95,7 @@ def sample_suite(
     """The stage: samples the prompts into `work`; returns the policy's revision."""
     from pipeline.rollouts import RolloutWorker, SamplerSettings
 
-    policy = _policy(config, choice)
+    policy = chosen_policy(config, choice)
     settings = SamplerSettings(
         engine=choose_engine(config.rollouts.engine, policy.folder),
         model=str(policy.folder),
@@ -117,7 +117,7 @@ def sample_suite(
     return policy.revision
 
 
-def _policy(config: RunConfig, choice: PolicyChoice) -> Policy:
+def chosen_policy(config: RunConfig, choice: PolicyChoice) -> Policy:
     """The chosen policy, found. Raises ConfigError."""
     from pipeline.policies import Policy, base_policy, candidate_policy, stored_policy
     from training.revision import policy_revision

@@ -1,4 +1,4 @@
-"""A policy with an adapter, as vLLM samples it: merged on disk, apart in the trainer, one policy."""
+"""A policy with an adapter: merged where vLLM samples it, apart where it trains, the same policy."""
 
 from __future__ import annotations
 

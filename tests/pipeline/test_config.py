@@ -38,6 +38,8 @@ def test_shipped_configurations_are_valid(name: str):
         ("seed", "expected key=value"),
         ("training={kl_target: 6, kl_budget: 3}", "kl_budget 3 is below kl_target 6: the contro"),
         ("policy.adapter={rank: 8}", "policy.adapter.rank: unknown key; there are: alpha, r, tar"),
+        ("preference_training.bet=1", "preference_training.bet: unknown key, did you mean beta?"),
+        ("preference_training.batch_size=12", "12 is not a multiple of micro_batch_size 8"),
     ],
 )
 def test_a_wrong_key_is_named(override: str, message: str):

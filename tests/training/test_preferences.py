@@ -7,9 +7,9 @@ import json
 import pyarrow.parquet as pq
 import pytest
 
-from tests.training.tiny import tiny_policy
 from tests.warehouse.builder import prompt, publish_rows, reward, rollout, round_row
-from training.preferences import export_dpo, preference_pairs
+from training.preference_export import export_rows
+from training.preferences import Selection, preference_pairs
 from warehouse.schemas import conform
 
 REWARDS = {
@@ -91,7 +91,7 @@ def test_only_completed_rounds_unless_told_otherwise(root):
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
 def test_the_export_holds_messages_tokens_and_where_they_come_from(root, tmp_path, suffix):
     out = tmp_path / "out" / f"pairs.{suffix}"
-    assert export_dpo(root, out, margin=0.5) == 2
+    assert export_rows(root, "dpo", out, Selection(margin=0.5)).num_rows == 2
     rows = (
         pq.read_table(out).to_pylist()
         if suffix == "parquet"
@@ -115,32 +115,4 @@ def test_the_export_holds_messages_tokens_and_where_they_come_from(root, tmp_pat
 
 def test_an_export_to_another_kind_of_file_is_refused(root, tmp_path):
     with pytest.raises(ValueError, match=r"pairs\.csv: name the export"):
-        export_dpo(root, tmp_path / "pairs.csv")
-
-
-def test_trl_trains_on_the_export_as_it_is(root, tmp_path):
-    from datasets import load_dataset
-    from trl import DPOConfig, DPOTrainer
-
-    out = tmp_path / "pairs.jsonl"
-    assert export_dpo(root, out, margin=0.0) == 3
-    policy = tiny_policy(tmp_path / "policy")
-    pairs = load_dataset(
-        "json", data_files=str(out), split="train", cache_dir=str(tmp_path / "cache")
-    )
-    config = DPOConfig(
-        output_dir=str(tmp_path / "trained"),
-        use_cpu=True,
-        bf16=False,
-        gradient_checkpointing=False,
-        report_to=[],
-        max_steps=1,
-        per_device_train_batch_size=3,
-        save_strategy="no",
-        disable_tqdm=True,
-        logging_steps=1,
-    )
-    trainer = DPOTrainer(model=str(policy), args=config, train_dataset=pairs)
-    trainer.train()
-    (loss,) = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    assert loss == pytest.approx(0.6931, abs=1e-3)  # ln 2: policy and reference are still equal
+        export_rows(root, "dpo", tmp_path / "pairs.csv", Selection())

@@ -1,0 +1,60 @@
+"""A reward model from pairs (Bradley-Terry), which then serves as a labeler of kind reward_model.
+
+Unlike the policy's trainers it reads the dialogue through the model's own chat template and not the
+sampled ids: so the labeler reads it, and pairs without ids (people's) train it too. Where rows have
+a margin it is part of the loss (Llama 2, 2307.09288, equation 2). Not here: serving it (labeling).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from trl import RewardConfig, RewardTrainer
+
+from training.dataset import TrainingError
+from training.preference_config import PreferenceConfig
+from training.preference_rows import require
+from training.trained_folder import Trained, refuse_unfit
+from training.trl_support import Job, Say, as_dataset, train_and_save
+
+_COLUMNS = ("prompt", "chosen", "rejected")
+_LEARNING_RATE = 1e-4
+
+
+def train_reward_model(
+    rows: pa.Table,
+    *,
+    policy_dir: Path,
+    out_dir: Path,
+    config: PreferenceConfig,
+    seed: int,
+    device: str = "auto",
+    say: Say | None = None,
+) -> Trained:
+    """Trains one output on top of the model in `policy_dir`, writes a classifier to `out_dir`.
+
+    `rows`: `preference_rows.reward_rows`, or any table with message lists `prompt`, `chosen`,
+    `rejected`, and perhaps `margin`. Raises TrainingError, before anything is written, for a
+    tokenizer without a chat template and for a loss that is not finite.
+    """
+    require(rows, _COLUMNS)
+    refuse_unfit(policy_dir, rows, ())
+    columns = (*_COLUMNS, "margin") if "margin" in rows.column_names else _COLUMNS
+    job = Job("reward_model", _LEARNING_RATE, policy_dir, out_dir, config, seed, device, say)
+
+    def make(arguments: dict[str, Any], tokenizer: Any) -> RewardTrainer:
+        if not isinstance(tokenizer.chat_template, str):
+            raise TrainingError(
+                f"{policy_dir}: its tokenizer has no chat template (or several), so there is no "
+                "one way to read a dialogue; save chat_template.jinja with one beside it"
+            )
+        return RewardTrainer(
+            model=str(policy_dir),
+            args=RewardConfig(**arguments),
+            train_dataset=as_dataset(rows, columns),
+            processing_class=tokenizer,
+        )
+
+    return train_and_save(job, rows, make)

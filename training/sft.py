@@ -1,0 +1,51 @@
+"""Supervised training on the best of n completions of each prompt, token-exactly, through TRL.
+
+Also known as rejection sampling or best-of-n distillation. The loss is the completion's alone. Not
+here: which completion is best (preference_rows.py).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from trl import SFTConfig, SFTTrainer
+
+from training.preference_config import PreferenceConfig
+from training.preference_rows import require
+from training.trained_folder import Trained, refuse_unfit
+from training.trl_support import Job, Say, as_dataset, train_and_save
+
+_COLUMNS = ("input_ids", "labels")
+_LEARNING_RATE = 2e-5
+
+
+def train_sft(
+    rows: pa.Table,
+    *,
+    policy_dir: Path,
+    out_dir: Path,
+    config: PreferenceConfig,
+    seed: int,
+    device: str = "auto",
+    say: Say | None = None,
+) -> Trained:
+    """Trains the policy in `policy_dir` on `preference_rows.sft_rows`, writes it to `out_dir`.
+
+    Raises TrainingError, before anything is written, for rows without ids and for a loss that is
+    not finite.
+    """
+    require(rows, _COLUMNS)
+    refuse_unfit(policy_dir, rows, ("input_ids",))
+    job = Job("sft", _LEARNING_RATE, policy_dir, out_dir, config, seed, device, say)
+
+    def make(arguments: dict[str, Any], tokenizer: Any) -> SFTTrainer:
+        return SFTTrainer(
+            model=str(policy_dir),
+            args=SFTConfig(**arguments),
+            train_dataset=as_dataset(rows, _COLUMNS),
+            processing_class=tokenizer,
+        )
+
+    return train_and_save(job, rows, make)
