@@ -1,4 +1,4 @@
-"""A policy with an adapter: merged where vLLM samples it, apart where it trains, the same policy."""
+"""A policy with an adapter: merged where vLLM samples it, apart where it trains, yet the same."""
 
 from __future__ import annotations
 
