@@ -5,6 +5,7 @@ Not here: what the processes do together (parallel.py).
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import socket
@@ -15,6 +16,9 @@ from training.dataset import TrainingError, TrainingSet
 
 if TYPE_CHECKING:
     from training.ppo_trainer import TrainingOutcome
+
+
+_LOOK_AGAIN = 0.5  # seconds
 
 
 def train_in_processes(rows: TrainingSet, count: int, **arguments: Any) -> TrainingOutcome:
@@ -35,15 +39,17 @@ def train_in_processes(rows: TrainingSet, count: int, **arguments: Any) -> Train
     for process in processes:
         process.start()
     sent.close()
+    found: TrainingOutcome | Exception | None = None
     try:
-        found = received.recv()
-    except EOFError:
-        found = None
+        # The others wait for one that died, for half an hour: so it is looked for.
+        while not received.poll(_LOOK_AGAIN) and not any(p.exitcode for p in processes):
+            continue
+        with contextlib.suppress(EOFError):
+            found = received.recv() if received.poll() else None
     finally:
-        if found is None:  # the others may wait for the one that died
-            for process in processes:
-                process.terminate()
         for process in processes:
+            if found is None:
+                process.terminate()
             process.join()
     if found is None:
         codes = [process.exitcode for process in processes]

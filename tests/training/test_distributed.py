@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from tests.training.test_ppo_trainer import CONFIG, luck, metric, train
 from tests.training.tiny import sample_rows, tiny_policy
 from training.adapters import AdapterConfig
 from training.config import TrainingConfig
+from training.dataset import TrainingError
 from training.distributed import train_in_processes
 from training.divergence import DivergedError
 from training.parallel import Parallel
@@ -81,6 +84,17 @@ def test_an_error_in_the_processes_is_the_callers_and_writes_nothing(rows, polic
     wild = CONFIG.model_copy(update={"max_ratio": 1.0 + 1e-9, "learning_rate": 1e-2})
     with pytest.raises(DivergedError, match=r"over training.max_ratio 1, in rollout r00"):
         together(rows, policy, tmp_path / "out", wild)
+    assert not list(tmp_path.iterdir())
+
+
+def die(done, total, metrics):
+    """A progress that the first process does not survive."""
+    os._exit(7)
+
+
+def test_a_process_that_dies_ends_the_others(rows, policy, tmp_path):
+    with pytest.raises(TrainingError, match=r"a training process died \(exit codes \[7, -?\d+\]\)"):
+        together(rows, policy, tmp_path / "out", CONFIG, progress=die)
     assert not list(tmp_path.iterdir())
 
 
