@@ -35,10 +35,9 @@ def test_a_night_arm_is_the_user_s_command(monkeypatch):
     (words,) = ran
     assert words[:4] == ("run", "demo", "--rounds", "3")
     sets = [word for word in words[4:] if word != "--set"]
-    assert sets == [
-        *("seed=2", "warehouse=/somewhere/seed-2/lag 1"),
-        *("evaluation.stop_below=null", "training.lag=1"),
-    ]
+    assert sets[:2] == ["seed=2", "warehouse=/somewhere/seed-2/lag 1"]
+    assert sets[-2:] == ["evaluation.stop_below=null", "training.lag=1"]
+    load_config("demo", sets)
     there += [night(round, 0.1) for round in range(4)]
     assert arm.nights(home) == there
     assert len(ran) == 1
