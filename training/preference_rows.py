@@ -90,8 +90,9 @@ def require(rows: pa.Table, columns: tuple[str, ...]) -> None:
     """Raises TrainingError where a row has no value in one of these columns, or there is no row."""
     if not rows.num_rows:
         raise TrainingError(
-            "there is no row to train on: no completed round has eligible rewards that differ by "
-            "the margin; see `roundhouse status`, choose other rounds or a smaller margin"
+            "there is no row to train on: no completed round has eligible rewards (or stored pairs) "
+            "that differ by the margin; see `roundhouse status`, choose other rounds or a smaller "
+            "margin"
         )
     for column in columns:
         is_log = column.startswith("ref_")
@@ -126,7 +127,11 @@ def _pairs(root: str | Path, selection: Selection) -> pa.Table:
     del asked["allow_truncated"]
     con = catalog.connect(root, selection.as_of)
     pairs: pa.Table = con.sql(STORED_PAIRS, params=asked).to_arrow_table()
+    known = con.sql("select distinct recipe from preference_pairs order by recipe").fetchall()
     con.close()
+    if (selection.pairs,) not in known:
+        recipes = ", ".join(recipe for (recipe,) in known) or "none"
+        raise TrainingError(f"{root}: no pairs of recipe {selection.pairs!r}; there are: {recipes}")
     return pairs
 
 

@@ -70,13 +70,25 @@ where best.reward > worst.reward and best.reward - worst.reward >= $margin
 order by best.round, best.prompt_id
 """
 
+# Imported pairs come of both sides of the hold-out split, and are left out where they are held out
+# or begin as a hold-out prompt does; the pairs of a round may not be of hold-out prompts at all.
 STORED_PAIRS = """
-select preference_pairs.*
-from preference_pairs
-left join rounds on preference_pairs.round = rounds.round
-where preference_pairs.recipe = $recipe and preference_pairs.margin >= $margin
-    and ($rounds is null or list_contains($rounds, preference_pairs.round))
-    and (preference_pairs.round is null or list_contains($statuses, rounds.status))
+with holdout_turns as (
+    select distinct first_turn_sha256 from prompts where purpose = 'holdout'
+)
+select pairs.*
+from preference_pairs as pairs
+left join rounds on pairs.round = rounds.round
+left join prompts on pairs.prompt_id = prompts.prompt_id
+left join rollouts as chosen on pairs.chosen_id = chosen.rollout_id
+left join holdout_turns on prompts.first_turn_sha256 = holdout_turns.first_turn_sha256
+where pairs.recipe = $recipe and pairs.margin >= $margin
+    and ($rounds is null or list_contains($rounds, pairs.round))
+    and (pairs.round is null or list_contains($statuses, rounds.status))
+    and (
+        pairs.round is not null
+        or chosen.purpose = 'train' and holdout_turns.first_turn_sha256 is null
+    )
 """
 
 # `pairs` is registered by the caller. What only DPO needs is NULL where the two sides differ in it.
@@ -105,7 +117,7 @@ select
     chosen.reference_revision as reference_revision, margin, chosen_id, rejected_id, prompt_id,
     round,
     chosen.rollout_id is not null and rejected.rollout_id is not null as is_stored,
-    coalesce(purpose = 'train', false) and coalesce(chosen.purpose <> 'holdout', true)
+    coalesce(purpose in ('train', 'pairs'), false) and coalesce(chosen.purpose <> 'holdout', true)
         and coalesce(rejected.purpose <> 'holdout', true) as is_train,
     coalesce(chosen.prompt_id = prompt_id and rejected.prompt_id = prompt_id, false) as is_one
 from joined
