@@ -59,7 +59,7 @@ def print_relation(relation: duckdb.DuckDBPyRelation, style: str) -> None:
     """A query's result as `table`, `csv` or `json` (one array of objects)."""
     columns, rows = list(relation.columns), relation.fetchall()
     if style == "csv":
-        writer = csv.writer(sys.stdout)
+        writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows(rows)
     elif style == "json":

@@ -7,7 +7,8 @@ for them: it holds verdicts on one completion. Their prompts have ids of their o
 `pairs`, so no night samples or evaluates on them; `rollouts.purpose` says on which side of the
 hold-out split they are, by the rule of prompts.py. How much better the chosen one is nobody said:
 margin 0, rewards and probability NULL. Annotators who disagree about a pair give two rows.
-Not here: what a row of HH's files holds (hh_pairs.py), training on it (training/gold_pairs.py).
+Not here: what a row of HH's files holds (hh_pairs.py), pairs as trainers read them
+(training/preference_rows.py).
 """
 
 from __future__ import annotations
@@ -90,7 +91,8 @@ def _import_file(root: str | Path, path: Path, holdout: float) -> PairsImport:
     pairs, dead = read_pairs(path)
     if not pairs:
         shown = "; ".join(f"{row['row_id']}: {row['message']}" for row in dead[:3])
-        raise ConfigError(f"{path}: no usable pair ({len(dead)} malformed lines: {shown})")
+        why = f"{len(dead)} malformed lines: {shown}" if dead else "the file is empty"
+        raise ConfigError(f"{path}: no usable pair ({why})")
     problems = tuple(f"{row['row_id']}: {row['message']}" for row in dead)
     while True:
         with contextlib.suppress(Conflict):  # another import came between: look again

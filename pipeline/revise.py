@@ -7,7 +7,7 @@ token ids and log-probs NULL, because the policy did not sample them) and `prefe
 recipe `revision/<name>@<hash>`: revision over original, only where the call went well and the texts
 differ. Margin 0: nobody measured how much better. The hash covers reviser and selection, so another
 threshold is another recipe, and what was asked before is answered from the answer cache.
-Not here: what is asked (labeling/revision.py), training on it (training/gold_pairs.py).
+Not here: what is asked (labeling/revision.py), training on it (training/preference_rows.py).
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ def require(rows: pa.Table, columns: tuple[str, ...]) -> None:
     """Raises TrainingError where a row has no value in one of these columns, or there is no row."""
     if not rows.num_rows:
         raise TrainingError(
-            "there is no row to train on: no completed round has eligible rewards (or stored pairs) "
+            "there is no row to train on: no completed round has eligible rewards or stored pairs "
             "that differ by the margin; see `roundhouse status`, choose other rounds or a smaller "
             "margin"
         )

@@ -7,7 +7,6 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
@@ -18,8 +17,8 @@ from pipeline.gold_pairs import PairsImport, import_pairs, pairs_key
 from pipeline.hh_pairs import parse_pair
 from pipeline.prompts import MalformedPrompt, first_turn_sha256, ingest, is_holdout
 from tests.pipeline.judged import sql
+from tests.pipeline.stored_pairs import train_pairs
 from tests.warehouse.builder import label, publish_rows, rollout
-from training.gold_pairs import SCHEMA, gold_pairs
 from warehouse.catalog import connect, load_query
 from warehouse.ledger import Ledger
 from warehouse.store import open_store
@@ -106,7 +105,7 @@ def test_broken_lines_are_named_and_cost_only_themselves(tmp_path: Path):
     stored = sql(root, "select row_id, message, stage from dead_letters order by row_id")
     assert [f"{row['row_id']}: {row['message']}" for row in stored] == list(done.problems)
     assert {row["stage"] for row in stored} == {"gold-pairs"}
-    assert gold_pairs(root)["prompt"].to_pylist() != []
+    assert train_pairs(root) != []
 
 
 def test_what_was_imported_is_read_back_and_only_train_prompts(tmp_path: Path):
@@ -114,9 +113,7 @@ def test_what_was_imported_is_read_back_and_only_train_prompts(tmp_path: Path):
     train, held = questions("train", 3), questions("holdout", 2)
     file = write(tmp_path / "p.jsonl.gz", *(pair(q, f"Good {q}", f"Bad {q}") for q in train + held))
     assert import_pairs(root, [file], 0.5) == [PairsImport(pairs_key(file), 3, 2)]
-    found = gold_pairs(root)
-    assert found.schema.equals(SCHEMA)
-    rows = {row["prompt"][0]["content"]: row for row in found.to_pylist()}
+    rows = {row["prompt"][0]["content"]: row for row in train_pairs(root)}
     assert set(rows) == set(train)
     for question, row in rows.items():
         assert row["prompt"] == [{"role": "user", "content": question}]
@@ -146,7 +143,7 @@ def test_a_pair_that_comes_twice_is_stored_once(tmp_path: Path):
     two = write(tmp_path / "2.jsonl", pair(second), pair(third), reversed_pair)
     done = import_pairs(root, [one, two], 0.5)
     assert [(d.train, d.duplicates) for d in done] == [(2, 1), (2, 1)]
-    assert gold_pairs(root).num_rows == 4
+    assert len(train_pairs(root)) == 4
     (counts,) = sql(root, "select count(*) as n, count(distinct rollout_id) as d from rollouts")
     assert counts == {"n": 6, "d": 6}
 
@@ -156,7 +153,7 @@ def test_imports_at_the_same_time_store_what_they_share_once(tmp_path: Path):
     files = [write(tmp_path / f"{n}.jsonl", *(pair(q) for q in asked[n : n + 8])) for n in range(4)]
     with ThreadPoolExecutor(4) as pool:
         done = list(pool.map(lambda file: import_pairs(root, [file], 0.5)[0], files))
-    assert sum(d.train for d in done) == gold_pairs(root).num_rows == 11
+    assert sum(d.train for d in done) == len(train_pairs(root)) == 11
     assert sum(d.duplicates for d in done) == 4 * 8 - 11
     (counts,) = sql(root, "select count(*) as n, count(distinct rollout_id) as d from rollouts")
     assert counts == {"n": 22, "d": 22}
@@ -200,10 +197,9 @@ def test_a_hold_out_question_never_trains_even_if_its_pairs_came_first_under_ano
     root = tmp_path / "w"
     held, free = questions("holdout", 2), questions("train", 2)
     import_pairs(root, [write(tmp_path / "p.jsonl", *(pair(q) for q in held + free))], 0.001)
-    assert gold_pairs(root).num_rows == 4
+    assert len(train_pairs(root)) == 4
     ingested(root, tmp_path, held, 0.5)
-    left = gold_pairs(root)["prompt"].to_pylist()
-    assert {messages[0]["content"] for messages in left} == set(free)
+    assert {row["prompt"][0]["content"] for row in train_pairs(root)} == set(free)
 
 
 def test_the_night_neither_samples_nor_audits_imported_pairs(tmp_path: Path):
@@ -254,9 +250,9 @@ def test_real_hh_files_come_in_but_for_their_empty_answers(tmp_path: Path):
                       "test.jsonl.gz:97")
     }  # fmt: skip
     ingest(str(root), PromptsConfig(source="hh", path=str(HH), holdout=0.2), 0)
-    found: pa.Table = gold_pairs(root)
-    assert found.num_rows == sum(d.train for d in done) > 1000
+    found = train_pairs(root)
+    assert len(found) == sum(d.train for d in done) > 1000
     held = sql(root, "select first_turn_sha256 as t from prompts where purpose = 'holdout'")
-    turns = {first_turn_sha256(messages) for messages in found["prompt"].to_pylist()}
+    turns = {first_turn_sha256(row["prompt"]) for row in found}
     assert held
     assert turns.isdisjoint(row["t"] for row in held)

@@ -22,8 +22,8 @@ from pipeline.revise import read_selected, revise
 from pipeline.stage import StageError
 from tests.labeling.chat_server import ChatServer, serving
 from tests.pipeline.judged import here, sql
+from tests.pipeline.stored_pairs import train_pairs
 from tests.warehouse.builder import Row, label, prompt, publish_rows, rollout, round_row
-from training.gold_pairs import gold_pairs, revision_pairs
 from warehouse.ledger import Ledger
 from warehouse.store import open_store
 
@@ -144,7 +144,10 @@ def test_the_mart_shows_every_completion_that_was_read(server: ChatServer, tmp_p
 def test_revisions_are_no_labels_of_the_round(server: ChatServer, tmp_path: Path):
     root = tmp_path / "w"
     store_round(root)
-    queries = [f"from {mart}" for mart in ("label_coverage", "completion_scores", "current_labels")]
+    queries = [
+        f"from {mart} order by all"
+        for mart in ("label_coverage", "completion_scores", "current_labels")
+    ]
     before = [sql(root, query) for query in queries]
     revise(configured(server, root), 0)
     assert [sql(root, query) for query in queries] == before
@@ -154,16 +157,16 @@ def test_trainers_read_the_pairs_of_completed_rounds(server: ChatServer, tmp_pat
     root = tmp_path / "w"
     store_round(root)
     revise(configured(server, root), 0)
-    assert revision_pairs(root).num_rows == 0, "nobody has accepted the round yet"
+    assert not train_pairs(root, "revision/"), "nobody has accepted the round yet"
     publish_rows(root, "round=0/training", 0, rounds=[round_row(0, status="refused")])
-    assert revision_pairs(root).num_rows == 0
-    found = revision_pairs(root, statuses=("refused",), rounds=[0]).to_pylist()
+    assert not train_pairs(root, "revision/")
+    found = train_pairs(root, "revision/", statuses=("refused",), rounds=(0,))
     assert [(row["chosen"], row["rejected"]) for row in found] == [
         (f"Better {n}.", f"Answer 0-t{n}-0.") for n in (3, 4, 9)
     ]
     assert found[0]["prompt"] == [{"role": "user", "content": "Question t3?"}]
-    assert revision_pairs(root, statuses=("refused",), rounds=[1]).num_rows == 0
-    assert gold_pairs(root).num_rows == 0
+    assert not train_pairs(root, "revision/", statuses=("refused",), rounds=(1,))
+    assert not train_pairs(root, "gold/")
 
 
 def test_the_same_again_does_nothing_and_another_threshold_pays_only_for_what_is_new(

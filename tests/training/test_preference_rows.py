@@ -81,7 +81,8 @@ def test_a_stored_pair_recipe_takes_the_place_of_best_against_worst(root):
     rows = dpo_rows(root, Selection(margin=0.0, pairs="people")).to_pylist()
     assert [(row["chosen_id"], row["rejected_id"]) for row in rows] == [("0-a-0", "0-a-1")]
     assert dpo_rows(root, Selection(margin=1.5, pairs="people")).num_rows == 0
-    assert dpo_rows(root, Selection(margin=0.0, pairs="nobody")).num_rows == 0
+    with pytest.raises(TrainingError, match="no pairs of recipe 'nobody'; there are: people"):
+        dpo_rows(root, Selection(margin=0.0, pairs="nobody"))
 
 
 @pytest.mark.parametrize(
