@@ -27,17 +27,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.add_typer(audit_app, name="audit")
-app.command()(relabel)
-app.command()(replay_dead)
-app.command("import")(import_files)
-app.command("evaluate-labeler")(suite_cli.evaluate_labeler)
-app.command("evaluate-policy")(suite_cli.evaluate_policy)
-app.command()(preferences_cli.export)
-app.command("train-dpo")(preferences_cli.train_dpo)
-app.command("train-kto")(preferences_cli.train_kto)
-app.command("train-sft")(preferences_cli.train_sft)
-app.command("train-reward-model")(preferences_cli.train_reward_model)
 _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 Config = Annotated[str, typer.Argument(help="a YAML file or a shipped name (demo)")]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="key.sub=value, repeatable")]
@@ -227,6 +216,20 @@ def report(
     from warehouse.report import write_report
 
     print(write_report(warehouse, out, as_of=as_of))
+
+
+# Here, so that --help begins with the nights.
+app.command()(relabel)
+app.command()(replay_dead)
+app.command("evaluate-labeler")(suite_cli.evaluate_labeler)
+app.command("evaluate-policy")(suite_cli.evaluate_policy)
+app.command("import")(import_files)
+app.command()(preferences_cli.export)
+app.command("train-dpo")(preferences_cli.train_dpo)
+app.command("train-kto")(preferences_cli.train_kto)
+app.command("train-sft")(preferences_cli.train_sft)
+app.command("train-reward-model")(preferences_cli.train_reward_model)
+app.add_typer(audit_app, name="audit")
 
 
 def _checked(value: str, known: tuple[str, ...]) -> str:

@@ -106,12 +106,13 @@ def train_sft(
     config: Config,
     rounds: Rounds = None,
     statuses: Statuses = None,
+    pairs: Pairs = None,
     policy: Policy = None,
     out: Out = None,
     sets: Sets = None,
 ) -> None:
-    """Supervised training on the best completion of each prompt and round."""
-    _train("sft", config, rounds, statuses, None, policy, out, sets)
+    """Supervised training on the best completion of each prompt and round, or on pairs' chosen."""
+    _train("sft", config, rounds, statuses, pairs, policy, out, sets)
 
 
 def train_reward_model(

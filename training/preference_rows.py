@@ -81,8 +81,14 @@ def kto_rows(root: str | Path, selection: Selection) -> pa.Table:
 def sft_rows(root: str | Path, selection: Selection) -> pa.Table:
     """The best completion of each prompt and round; of equal rewards, the first rollout id.
 
-    `labels` is -100 at the prompt's tokens: the loss is the completion's.
+    `labels` is -100 at the prompt's tokens: the loss is the completion's. With stored pairs their
+    chosen side as text, `prompt` and `completion`: nobody sampled a revision or a person's answer.
     """
+    if selection.pairs is not None:
+        rows = dpo_rows(root, selection).select(
+            ["prompt", "chosen", "chosen_id", "prompt_id", "round"]
+        )
+        return rows.rename_columns(["prompt", "completion", "rollout_id", "prompt_id", "round"])
     return _candidate_rows(root, selection, SFT_ROWS, {})
 
 

@@ -13,6 +13,8 @@ from labeling.config import RewardModelConfig
 from labeling.labelers import build_labeler
 from labeling.reward_prompt import DialogueBuilder
 from tests.training.stored import stored_round
+from tests.training.tiny import tiny_policy
+from tests.warehouse.builder import prompt, publish_rows, rollout
 from training.dataset import TrainingError
 from training.preference_config import PreferenceConfig
 from training.preference_rows import reward_rows, sft_rows
@@ -149,3 +151,27 @@ def test_a_tokenizer_without_a_template_is_refused(stored, tmp_path):
             reward_rows(root, ALL), policy_dir=bare, out_dir=tmp_path / "out",
             config=PreferenceConfig(), seed=0, device="cpu",
         )  # fmt: skip
+
+
+def test_texts_that_nobody_sampled_are_learnt_through_the_template(prepared, tmp_path):
+    root = tmp_path / "w"
+    policy = tiny_policy(tmp_path / "policy")
+    asked = prompt("a", purpose="pairs", messages='[{"role": "user", "content": "w7 w8"}]')
+    sides = [
+        rollout(0, "a", n, purpose="train", completion=text, prompt_ids=None,
+                completion_ids=None, behavior_logprobs=None) | {"round": None}
+        for n, text in enumerate(("w5 w6", "w9"))
+    ]  # fmt: skip
+    people = {"prompt_id": "a", "recipe": "gold/x", "chosen_id": sides[0]["rollout_id"],
+              "rejected_id": sides[1]["rollout_id"], "margin": 0.0}  # fmt: skip
+    publish_rows(root, "x", None, prompts=[asked], rollouts=sides, preference_pairs=[people])
+    rows = sft_rows(root, Selection(margin=0.0, pairs="gold/x"))
+    made = train_sft(
+        rows, policy_dir=policy, out_dir=tmp_path / "out", device="cpu", seed=0,
+        config=PreferenceConfig(epochs=1, batch_size=2, micro_batch_size=2, learning_rate=1e-2),
+    )  # fmt: skip
+    (seen,) = prepared["SFTTrainer"]
+    tokenizer = AutoTokenizer.from_pretrained(policy)
+    text = tokenizer.decode(seen["input_ids"])
+    assert text.split() == ["user", "w7", "w8", "</s>", "assistant", "w5", "w6", "</s>"]
+    assert made.revision == policy_revision(tmp_path / "out") != policy_revision(policy)
