@@ -2,15 +2,18 @@
 
 Unlike the policy's trainers it reads the dialogue through the model's own chat template and not the
 sampled ids: so the labeler reads it, and pairs without ids (people's) train it too. Where rows have
-a margin it is part of the loss (Llama 2, 2307.09288, equation 2). Not here: serving it (labeling).
+a margin it is part of the loss (Llama 2, 2307.09288, equation 2). A dialogue longer than the model
+can read is left out, as the labeler will not score it. Not here: serving it (labeling).
 """
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from transformers import AutoConfig
 from trl import RewardConfig, RewardTrainer
 
 from training.dataset import TrainingError
@@ -21,6 +24,8 @@ from training.trl_support import Job, Say, as_dataset, train_and_save
 
 _COLUMNS = ("prompt", "chosen", "rejected")
 _LEARNING_RATE = 1e-4
+_NO_LIMIT = 10**9  # a tokenizer without a limit says 10**30
+_log = logging.getLogger(__name__)
 
 
 def train_reward_model(
@@ -50,11 +55,29 @@ def train_reward_model(
                 f"{policy_dir}: its tokenizer has no chat template (or several), so there is no "
                 "one way to read a dialogue; save chat_template.jinja with one beside it"
             )
-        return RewardTrainer(
+        longest = _context(policy_dir, tokenizer)
+        trainer = RewardTrainer(
             model=str(policy_dir),
-            args=RewardConfig(**arguments),
+            args=RewardConfig(**arguments | {"max_length": longest}),
             train_dataset=as_dataset(rows, columns),
             processing_class=tokenizer,
         )
+        left = len(trainer.train_dataset)  # type: ignore[arg-type]  # TRL drops, it does not cut
+        if not left:
+            raise TrainingError(f"all {rows.num_rows} pairs are longer than {longest} tokens")
+        if left < rows.num_rows:
+            _log.warning(
+                "%d of %d pairs are longer than the model's %d tokens and are left out",
+                rows.num_rows - left, rows.num_rows, longest,
+            )  # fmt: skip
+        return trainer
 
     return train_and_save(job, rows, make)
+
+
+def _context(policy_dir: Path, tokenizer: Any) -> int | None:
+    """How many tokens the model can read, if it says so."""
+    config = AutoConfig.from_pretrained(policy_dir).get_text_config()
+    places = getattr(config, "max_position_embeddings", None)
+    known = [n for n in (places, tokenizer.model_max_length) if n is not None and n < _NO_LIMIT]
+    return min(known, default=None)

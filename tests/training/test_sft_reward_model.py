@@ -175,3 +175,30 @@ def test_texts_that_nobody_sampled_are_learnt_through_the_template(prepared, tmp
     text = tokenizer.decode(seen["input_ids"])
     assert text.split() == ["user", "w7", "w8", "</s>", "assistant", "w5", "w6", "</s>"]
     assert made.revision == policy_revision(tmp_path / "out") != policy_revision(policy)
+
+
+def test_a_dialogue_longer_than_the_model_reads_is_left_out_and_said(
+    stored, prepared, tmp_path, caplog
+):
+    root, policy = stored
+    rows = reward_rows(root, ALL)
+    long = [{"role": "assistant", "content": "w5 " * 80}]  # the model reads 64 tokens
+    sides = [long, *rows["chosen"].to_pylist()[1:]]
+    rows = rows.set_column(
+        rows.column_names.index("chosen"), "chosen", pa.array(sides, rows["chosen"].type)
+    )
+    config = PreferenceConfig(batch_size=2, micro_batch_size=2)
+    train_reward_model(
+        rows, policy_dir=policy, out_dir=tmp_path / "rm", config=config, seed=0, device="cpu"
+    )
+    assert len(prepared["RewardTrainer"]) == rows.num_rows - 1
+    assert f"1 of {rows.num_rows} pairs are longer than the model's 64 tokens" in caplog.text
+    every = rows.set_column(
+        rows.column_names.index("chosen"), "chosen",
+        pa.array([long] * rows.num_rows, rows["chosen"].type),
+    )  # fmt: skip
+    with pytest.raises(TrainingError, match=r"all \d+ pairs are longer than 64 tokens"):
+        train_reward_model(
+            every, policy_dir=policy, out_dir=tmp_path / "no", config=config, seed=0, device="cpu"
+        )
+    assert not (tmp_path / "no").exists()
