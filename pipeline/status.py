@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pipeline.console import print_long, print_relation, print_rows
 from pipeline.progress import read_progress
 from warehouse.catalog import connect, load_query
 from warehouse.ledger import Ledger
+from warehouse.local_cache import local_folder
 from warehouse.store import WarehouseError, open_store
 
 _SHOWN_COMMITS = 5
@@ -32,7 +31,7 @@ def print_status(root: str) -> None:
     ]
     print()
     print_rows(("version", "commit", "at", "rows"), rows)
-    for folder in sorted((Path(root) / "_staging").glob("*")):
+    for folder in sorted((local_folder(root) / "_staging").glob("*")):
         progress = read_progress(folder)
         if progress is not None:
             print(f"unfinished: {folder.name}: {progress.done}/{progress.total} {progress.unit}")
