@@ -11,8 +11,9 @@ import pytest
 
 from pipeline import night
 from pipeline.cli import _finish
+from pipeline.config import ConfigError
 from pipeline.model_store import POLICIES, find_model, keep_model, models_folder
-from pipeline.policies import policy_of_round
+from pipeline.policies import base_policy, stored_policy
 from pipeline.status import print_status
 from tests.integration.nights import assert_same, keys
 from tests.pipeline import test_rejected_night as tiny
@@ -29,37 +30,39 @@ models, run = tiny.models, tiny.run  # fixtures
 s3_endpoint, s3_root = stores.s3_endpoint, stores.s3_root
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The cache of this machine."""
-    monkeypatch.setenv("ROUNDHOUSE_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+@pytest.fixture(scope="module")
+def folders(run, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The same nights in a folder: after the first, and after the second."""
+    base = tmp_path_factory.mktemp("folders")
+    assert run(base / "two", 1, ALWAYS)[0] == night.DONE
+    shutil.copytree(base / "two", base / "one")
+    assert run(base / "two", 2, ALWAYS)[0] == night.DONE
+    return base / "one", base / "two"
 
 
-def test_a_night_on_s3_ends_in_the_rows_of_a_folder_and_another_machine_goes_on(
-    run, models, s3_root: str, tmp_path: Path, monkeypatch, capsys
+def test_nights_on_s3_by_two_machines_end_in_the_rows_of_a_folder(
+    run, models, folders, s3_root: str, tmp_path: Path, monkeypatch, capsys
 ) -> None:
-    folder = tmp_path / "folder"
-    assert run(folder, 1, ALWAYS)[0] == night.DONE
     assert run(s3_root, 1, ALWAYS)[0] == night.DONE
-    assert_same(folder, s3_root)
+    assert_same(folders[0], s3_root)
+    training = Ledger(open_store(s3_root)).find("round=0/training")
+    revision = training.meta["policy_revision"]
+    listed = json.loads(training.meta["policy_files"])
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(listed)
+    stored = open_store(s3_root).list("policies/")
+    assert stored == [f"policies/{revision}/{name}" for name in sorted(listed)]
 
     # Another machine: nothing in its cache, the policy comes from the bucket.
     monkeypatch.setenv("ROUNDHOUSE_CACHE", str(tmp_path / "other"))
-    assert run(folder, 2, ALWAYS)[0] == night.DONE
     assert run(s3_root, 2, ALWAYS)[0] == night.DONE
-    assert_same(folder, s3_root)
+    assert_same(folders[1], s3_root)
     rounds = sql(s3_root, "from rounds order by round")
     assert [row["status"] for row in rounds] == ["completed", "completed"]
     here = models_folder(s3_root, POLICIES)
     assert here.is_relative_to(tmp_path / "other")
     for row in rounds:
-        revision = row["policy_revision_out"]
-        assert policy_revision(here / revision) == revision
-    # A local night keeps no copy elsewhere, a remote one nothing but staging and copies here.
-    assert {path.name for path in local_folder(s3_root).iterdir()} == {
-        "_cache", "_staging", "policies",
-    }  # fmt: skip
+        assert policy_revision(here / row["policy_revision_out"]) == row["policy_revision_out"]
+
     capsys.readouterr()
     print_status(s3_root)
     assert "round=2/evaluation" in capsys.readouterr().out
@@ -70,16 +73,6 @@ def test_a_night_on_s3_ends_in_the_rows_of_a_folder_and_another_machine_goes_on(
     page = (local_folder(s3_root) / "report.html").read_text()
     assert s3_root.partition("?")[0] in page
     assert "endpoint_url" not in page
-
-
-def test_the_training_commit_lists_the_files_of_its_policy(run, s3_root: str) -> None:
-    run(s3_root, 1, ALWAYS)
-    training = Ledger(open_store(s3_root)).find("round=0/training")
-    listed = json.loads(training.meta["policy_files"])
-    revision = training.meta["policy_revision"]
-    assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(listed)
-    stored = open_store(s3_root).list(f"policies/{revision}/")
-    assert stored == [f"policies/{revision}/{name}" for name in sorted(listed)]
 
 
 class Killed(BaseException):
@@ -105,7 +98,7 @@ def killed_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     return arm
 
 
-def test_a_night_killed_anywhere_resumes_on_s3(run, s3_root: str, killed_at, tmp_path) -> None:
+def test_a_night_killed_anywhere_resumes_on_s3(run, folders, s3_root: str, killed_at) -> None:
     for word in (
         "prompts/", "0000000002.json", "rewards/", "tokenizer.json", "train_use/", "evaluations/",
     ):  # fmt: skip
@@ -113,9 +106,8 @@ def test_a_night_killed_anywhere_resumes_on_s3(run, s3_root: str, killed_at, tmp
         with pytest.raises(Killed, match=word):
             run(s3_root, 1, ALWAYS)
     assert run(s3_root, 1, ALWAYS)[0] == night.DONE
-    assert run(tmp_path / "folder", 1, ALWAYS)[0] == night.DONE
-    assert_same(tmp_path / "folder", s3_root)
-    assert keys(s3_root) == keys(tmp_path / "folder")
+    assert_same(folders[0], s3_root)
+    assert keys(s3_root) == keys(folders[0])
 
 
 @pytest.fixture
@@ -171,12 +163,8 @@ def test_a_policy_uploaded_again_after_a_kill_keeps_what_is_there(
     assert len(open_store(s3_root).list("policies/")) == len(list(folder.iterdir()))
 
 
-def test_a_policy_that_is_gone_is_named_with_its_place(run, models, s3_root: str) -> None:
-    run(s3_root, 1, ALWAYS)
-    shutil.rmtree(models_folder(s3_root, POLICIES))
-    store = open_store(s3_root)
-    for key in store.list("policies/"):
-        store.delete(key)
-    place = s3_root.partition("?")[0]
-    with pytest.raises(ValueError, match=rf"policy \w{{32}} is not in {place}/policies; restore"):
-        policy_of_round(config(models, s3_root), 1)
+def test_a_policy_that_is_gone_is_named_with_its_place(models, kept: str, s3_root: str) -> None:
+    settings = config(models, s3_root)
+    with pytest.raises(ConfigError, match=r"policy lost is not in s3://[\w/]+/policies; restore"):
+        stored_policy(settings, "lost", base_policy(settings))
+    assert stored_policy(settings, kept, base_policy(settings)).revision == kept
