@@ -23,8 +23,8 @@ import trl
 from datasets import Dataset
 from transformers import AutoTokenizer, PrinterCallback, TrainerCallback
 
-from training.actor_critic import resolve_device, resolve_dtype
 from training.dataset import TrainingError
+from training.policy_loading import resolve_device, resolve_dtype
 from training.preference_config import PreferenceConfig
 from training.revision import policy_revision
 from training.trained_folder import Trained, refuse_existing, rows_record, save_trained
