@@ -138,7 +138,7 @@ def test_a_commit_of_a_newer_format_or_another_version_is_refused(tmp_path: Path
     open_ledger(tmp_path).append("one", [])
     path = tmp_path / "_ledger" / "0000000000.json"
     fields = json.loads(path.read_text())
-    path.write_text(json.dumps(fields | {"format": 2}))
+    path.write_text(json.dumps(fields | {"format": 3}))
     with pytest.raises(CorruptFile, match="newer version"):
         open_ledger(tmp_path).commits()
     path.write_text(json.dumps(fields | {"version": 7}))
