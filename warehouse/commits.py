@@ -142,6 +142,12 @@ def unreadable_below(
     return {path: file for path, file in earlier.items() if path not in kept}
 
 
+def taken_files(commits: Sequence[Commit], replaced: Replacements) -> dict[str, LiveFile]:
+    """Path -> file of what vacuums have recorded as deleted."""
+    oldest = max((int(c.meta[OLDEST]) for c in commits if c.operation == VACUUM), default=0)
+    return unreadable_below(commits, oldest, replaced)
+
+
 def vacuumed_by(commits: Sequence[Commit], version: int, replaced: Replacements) -> Commit | None:
     """The first vacuum that deleted a file of `version`, None for a version that is whole."""
     vacuums = [

@@ -89,8 +89,9 @@ class Ledger:
                     f"{self._store.root}: {_name(version)} is missing from the ledger; restore it "
                     "from a backup, the versions after it cannot be read without it"
                 )
-        for version in range(len(self._known), len(names)):
-            self._known.append(self._read(version))
+        new = range(len(self._known), len(names))
+        for version, data in zip(new, self._store.get_many(names[new.start :]), strict=True):
+            self._known.append(self._decode(version, data))
         if as_of is None:
             return list(self._known)
         if not -1 <= as_of < len(self._known):
@@ -110,7 +111,7 @@ class Ledger:
                 wrong.append(f"{_name(version)} is missing; restore it from a backup")
                 continue
             try:
-                commits.append(self._read(version))
+                commits.append(self._decode(version, self._store.get(_name(version))))
             except CorruptFile as error:
                 wrong.append(str(error).removeprefix(f"{self._store.root}: "))
         return commits, wrong
@@ -255,12 +256,11 @@ class Ledger:
                 f"(version {vacuum.version}); the oldest whole version is {vacuum.meta[OLDEST]}"
             )
 
-    def _read(self, version: int) -> Commit:
-        name = _name(version)
+    def _decode(self, version: int, data: bytes) -> Commit:
         try:
-            return decode(self._store.get(name), version)
+            return decode(data, version)
         except ValueError as error:
-            raise CorruptFile(f"{self._store.root}: {name} {error}") from error
+            raise CorruptFile(f"{self._store.root}: {_name(version)} {error}") from error
 
 
 def _number(name: str) -> str:

@@ -135,11 +135,7 @@ class S3Store:
         files, base = self.arrow_files()
         place = f"{base}/{key}"
         try:
-            if size is None:
-                return files.open_input_file(place)
-            return files.open_input_file(
-                arrow_fs.FileInfo(place, type=arrow_fs.FileType.File, size=size)
-            )
+            return files.open_input_file(place)
         except FileNotFoundError:
             raise MissingObject(f"{self.root}: no object {key}") from None
 
