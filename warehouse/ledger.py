@@ -169,6 +169,14 @@ class Ledger:
         }
         return [file for file in self.files(as_of, table, rounds) if file.path in paths]
 
+    def refuse_dead(self, key: str, remove: Sequence[str]) -> None:
+        """Raises Conflict when a path that the commit `key` is to remove is not live."""
+        dead = sorted(set(remove) - {file.path for file in self.files()}) if remove else []
+        if dead:
+            raise Conflict(
+                f"{key}: cannot remove {dead[0]}: it is not live (any more); run it again"
+            )
+
     def append(
         self,
         key: str,
@@ -195,7 +203,8 @@ class Ledger:
             version = self.head() + 1
             if self.find(key):
                 raise AlreadyPublished(key)
-            self._refuse_conflicts(key, add, remove)
+            self.refuse_dead(key, remove)
+            self._refuse_twice(key, add)
             self._refuse_outdated(key, add, since)
             self._refuse_later(key, seen, after)
             commit = Commit(
@@ -216,11 +225,8 @@ class Ledger:
                 continue
             return commit
 
-    def _refuse_conflicts(self, key: str, add: Sequence[LiveFile], remove: Sequence[str]) -> None:
+    def _refuse_twice(self, key: str, add: Sequence[LiveFile]) -> None:
         live = {file.path for file in self.files()}
-        dead = sorted(set(remove) - live)
-        if dead:
-            raise Conflict(f"{key}: cannot remove {dead[0]}: it is not live")
         twice = sorted(file.path for file in add if file.path in live)
         if twice:
             raise Conflict(f"{key}: cannot add {twice[0]}: it is live already")
