@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 
+from warehouse.schemas import SCHEMA_VERSION
 from warehouse.store import AlreadyExists, Store, WarehouseError
 
 _FORMAT = 1
@@ -78,7 +79,7 @@ class Ledger:
         """All commits up to version `as_of`, oldest first.
 
         Raises CorruptFile for a gap, a stray name or unreadable JSON, WarehouseError for an `as_of`
-        that the ledger has not reached.
+        that the ledger has not reached, and for files of a newer schema than this code knows.
         """
         names = self._store.list(_FOLDER)
         for version, name in enumerate(names):
@@ -224,7 +225,18 @@ class Ledger:
             raise CorruptFile(f"{self._store.root}: {name} is no commit: {error}") from error
         if commit.version != version:
             raise CorruptFile(f"{self._store.root}: {name} says it is version {commit.version}")
+        _refuse_newer(f"{self._store.root}: {name}", commit)
         return commit
+
+
+def _refuse_newer(place: str, commit: Commit) -> None:
+    """Columns unknown here would be dropped without a word, and again by what is written on top."""
+    newest = max((file.schema_version for file in commit.add), default=0)
+    if newest > SCHEMA_VERSION:
+        raise WarehouseError(
+            f"{place} holds files of schema version {newest}, this roundhouse reads up to "
+            f"{SCHEMA_VERSION}; update roundhouse"
+        )
 
 
 def _name(version: int) -> str:

@@ -32,9 +32,7 @@ def main(root: Path) -> None:
         reward(row, value, [of]) for row, value, of in zip(train, (-1.0, 1.0), used, strict=True)
     ]
     names = ("p1", "p2")
-    publish_rows(
-        root, "prompts", prompts=[*map(prompt, names), prompt("t1", purpose="train")]
-    )
+    publish_rows(root, "prompts", prompts=[*map(prompt, names), prompt("t1", purpose="train")])
     publish_rows(root, "round=0/rollouts", 0, rollouts=[*held, *train])
     publish_rows(root, "round=0/labels", 0, labels=[*labels, *used])
     publish_rows(root, "round=0/rewards", 0, rewards=rewards)
