@@ -1,0 +1,294 @@
+"""Lineage: from a number of a round to what is behind it, and from a policy to what trained it.
+
+An answer is a dict of sections in reading order, each one row or a list of rows, ready to print or
+to dump as JSON. Files and commits come from the ledger, rows from the views. A number is traced at
+the version that its commit saw, so that labels published later do not pass for its own.
+Not here: single rows and files (row_lineage.py), printing (pipeline).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from warehouse.catalog import connect
+from warehouse.ledger import Commit, Ledger, LiveFile
+from warehouse.store import WarehouseError, open_store
+
+Row = dict[str, Any]
+Trace = dict[str, Row | list[Row]]
+
+
+class NotFound(WarehouseError):
+    """The warehouse has no such number, row, file or policy; the message says what there is."""
+
+
+class Lineage:
+    """The questions to one version of a warehouse (`as_of`, newest by default)."""
+
+    def __init__(self, root: str | Path, as_of: int | None = None) -> None:
+        self.root = root
+        self.store = open_store(root, read_only=True)
+        self.ledger = Ledger(self.store)
+        self.commits = self.ledger.commits(as_of)
+        self.version = len(self.commits) - 1
+        self._con = connect(root, self.version)
+
+    def at(self, version: int) -> Lineage:
+        """The same warehouse at another version."""
+        return self if version == self.version else Lineage(self.root, version)
+
+    def ask(self, query: str, **parameters: object) -> list[Row]:
+        """The rows of a query over the views."""
+        rows = self._con.sql(query, params=parameters or None).to_arrow_table()
+        found: list[Row] = rows.to_pylist()
+        return found
+
+    def rollouts(self, rollout_ids: Sequence[str]) -> list[Row]:
+        """Where these rollouts come from, by id; those that are not there are left out."""
+        self._con.register("_wanted", pa.table({"rollout_id": pa.array(rollout_ids, pa.string())}))
+        return self.ask(_FROM_IDS)
+
+    def files_with(
+        self, table: str, rounds: Sequence[int | None] | None, column: str, values: Collection[Any]
+    ) -> list[LiveFile]:
+        """The live files of `table` that hold a row with one of these values in `column`."""
+        wanted = set(values)
+        found = []
+        for file in self.ledger.files(self.version, table, rounds):
+            rows = pq.read_table(self.store.open(file.path, file.bytes), columns=[column])
+            if not wanted.isdisjoint(pc.unique(rows[column]).to_pylist()):
+                found.append(file)
+        return found
+
+    def writer(self, file: LiveFile) -> Commit:
+        """The commit that brought the file."""
+        return next(c for c in self.commits if any(f.path == file.path for f in c.add))
+
+    def training_of(self, revision: str) -> Commit | None:
+        """The commit of the training that made this policy; None for one that no night trained."""
+        made = (c for c in self.commits if c.meta.get("policy_revision") == revision)
+        return next(made, None)
+
+    # Sections that several answers share.
+
+    def file_rows(self, files: Sequence[LiveFile]) -> list[Row]:
+        """What there is to say of files: where, how many rows, which digest, by which commit."""
+        return [
+            {
+                "path": file.path,
+                "rows": file.rows,
+                "bytes": file.bytes,
+                "sha256": file.sha256,
+                "version": (commit := self.writer(file)).version,
+                "commit": commit.key,
+            }
+            for file in files
+        ]
+
+    def policy_row(self, revision: str) -> Row:
+        """A policy, and the training that made it."""
+        training = self.training_of(revision)
+        if training is None:
+            return {"policy_revision": revision, "made_by": "no training here: a base policy"}
+        return {
+            "policy_revision": revision,
+            "made_by": training.key,
+            "version": training.version,
+            "training_run_id": training.meta.get("training_run_id"),
+            "code_version": training.code_version,
+        }
+
+
+def commit_row(commit: Commit) -> Row:
+    """A commit without its files."""
+    return {
+        "version": commit.version,
+        "key": commit.key,
+        "operation": commit.operation,
+        "committed_at": commit.committed_at,
+        "code_version": commit.code_version,
+        "config_sha256": commit.config_sha256,
+        **{f"meta.{name}": value for name, value in commit.meta.items()},
+    }
+
+
+def trace_number(lineage: Lineage, round: int, metric: str, labeler: str | None) -> Trace:
+    """What is behind one number of `evaluations`: commit, policy, rollouts, labels, config, files.
+
+    Raises NotFound, also where several labelers have this metric and none is named.
+    """
+    number = _number(lineage, round, metric, labeler)
+    (file,) = lineage.files_with("evaluations", [round], "round", [round])
+    commit = lineage.writer(file)
+    then = lineage.at(commit.version)
+    rounds = _rounds_behind(then, round, metric)
+    labels = _labels_behind(then, rounds, number["labeler"])
+    rollouts = then.ask(_ROLLOUTS, rounds=rounds)
+    files = [
+        file,
+        *then.files_with("rollouts", rounds, "rollout_id", _values(rollouts, "rollout_id")),
+        *then.files_with("labels", rounds, "label_id", _values(labels, "label_id")),
+        *then.files_with("prompts", None, "prompt_id", _values(rollouts, "prompt_id")),
+        *then.files_with("templates", None, "template_sha256", _values(labels, "template_sha256")),
+    ]
+    if metric == "kl_to_reference":
+        ids = _values(rollouts, "rollout_id")
+        files += then.files_with("policy_logprobs", rounds, "rollout_id", ids)
+    return {
+        "number": number,
+        "written by": commit_row(commit),
+        "policy": lineage.policy_row(number["policy_revision"]),
+        "config": _config_of(lineage, commit, round),
+        "sampling": then.ask(_SAMPLING, rounds=rounds),
+        "labelers": then.ask(_HOLDOUT_LABELERS, rounds=rounds, labeler=number["labeler"] or ""),
+        "files": lineage.file_rows(files),
+        "rows": labels or rollouts,
+    }
+
+
+def trace_round(lineage: Lineage, round: int) -> Trace:
+    """A round as a whole: its row, policies, configuration, commits, labelers and files."""
+    commits = [c for c in lineage.commits if c.key.startswith(f"round={round}/")]
+    rows = lineage.ask("select * exclude (config) from rounds where round = $round", round=round)
+    if not commits and not rows:
+        known = lineage.ask("select distinct round from rollouts where round is not null order by 1")
+        raise NotFound(f"{lineage.root}: no round {round}; rounds: {_values(known, 'round')}")
+    revisions = {
+        revision
+        for row in rows
+        for revision in (row["policy_revision_in"], row["policy_revision_out"])
+    }
+    revisions |= {c.meta["policy_revision"] for c in commits if "policy_revision" in c.meta}
+    sampled = lineage.ask(_SAMPLING, rounds=[round]) + lineage.ask(_TRAIN_SAMPLING, round=round)
+    return {
+        "round": rows[0] if rows else {"round": round, "status": "not decided yet"},
+        "policies": [lineage.policy_row(revision) for revision in sorted(revisions)],
+        "config": _stored_config(lineage, round),
+        "sampling": sampled,
+        "labelers": lineage.ask(_ROUND_LABELERS, round=round),
+        "commits": [commit_row(commit) for commit in commits],
+        "files": lineage.file_rows(lineage.ledger.files(lineage.version, rounds=[round])),
+    }
+
+
+def _number(lineage: Lineage, round: int, metric: str, labeler: str | None) -> Row:
+    known = lineage.ask("from evaluations where round = $round order by all", round=round)
+    if not known:
+        rounds = lineage.ask("select distinct round from evaluations order by round")
+        raise NotFound(
+            f"{lineage.root}: round {round} has no evaluation; there are: {_values(rounds, 'round')}"
+        )
+    of_metric = [row for row in known if row["metric"] == metric]
+    found = [row for row in of_metric if labeler in (None, row["labeler"])]
+    if not of_metric:
+        names = ", ".join(sorted({row["metric"] for row in known}))
+        raise NotFound(f"{lineage.root}: round {round} has no metric {metric}; there are: {names}")
+    if len(found) != 1:
+        names = ", ".join(sorted(row["labeler"] or "none" for row in of_metric))
+        raise NotFound(
+            f"{lineage.root}: {metric} of round {round} is there by labeler {names}; "
+            "say which one with --labeler"
+        )
+    return found[0]
+
+
+def _rounds_behind(lineage: Lineage, round: int, metric: str) -> list[int]:
+    """The rounds whose hold-out rows a number compares: its own, and the one it is held against."""
+    if metric.endswith("_from_replaced"):
+        before = lineage.ask(
+            "select max(evaluations.round) as round from rounds inner join evaluations "
+            "on rounds.policy_revision_in = evaluations.policy_revision "
+            "and evaluations.round < $round where rounds.round = $round - 1",
+            round=round,
+        )
+        return [*(n for n in _values(before, "round") if n is not None), round]
+    if metric.endswith(("_change", "_ratio")) and round > 0:
+        return [0, round]
+    return [round]
+
+
+def _labels_behind(lineage: Lineage, rounds: list[int], labeler: str | None) -> list[Row]:
+    if labeler is None:
+        return []
+    return lineage.ask(_LABELS, rounds=rounds, labeler=labeler)
+
+
+def _config_of(lineage: Lineage, commit: Commit, round: int) -> Row:
+    """The configuration of the night that measured: the row in the same commit, or round 0's."""
+    measured_in = {file.round for file in commit.add if file.table == "rounds"} or {round}
+    return _stored_config(lineage, min(n for n in measured_in if n is not None))
+
+
+def _stored_config(lineage: Lineage, round: int) -> Row:
+    rows = lineage.ask("select * from rounds where round = $round", round=round)
+    if not rows:
+        return {"round": round, "config": "not stored: the round has no verdict yet"}
+    names = ("round", "config_sha256", "seed", "code_version")
+    return {name: rows[0][name] for name in names} | {"config": json.loads(rows[0]["config"])}
+
+
+def _values(rows: Sequence[Row], name: str) -> list[Any]:
+    return list(dict.fromkeys(row[name] for row in rows if row[name] is not None))
+
+
+_ROLLOUTS = """
+select rollout_id, round, prompt_id, sample_index, policy_revision, seed
+from rollouts
+where purpose = 'holdout' and list_contains($rounds, round)
+order by round, rollout_id
+"""
+_FROM_IDS = """
+select
+    rollouts.rollout_id, rollouts.round, rollouts.prompt_id, rollouts.sample_index,
+    rollouts.policy_revision, rollouts.seed, current_rewards.reward, current_rewards.recipe_sha256,
+    current_rewards.label_ids
+from rollouts
+semi join _wanted on rollouts.rollout_id = _wanted.rollout_id
+left join current_rewards on rollouts.rollout_id = current_rewards.rollout_id
+order by rollouts.rollout_id
+"""
+_SAMPLING = """
+select
+    round, purpose, policy_revision, engine, engine_version, dtype, temperature, top_p, top_k,
+    max_tokens, sampling_json, count(*) as rollouts, min(seed) as lowest_seed,
+    max(seed) as highest_seed
+from rollouts
+where purpose = 'holdout' and list_contains($rounds, round)
+group by all
+order by all
+"""
+_TRAIN_SAMPLING = _SAMPLING.replace(
+    "purpose = 'holdout' and list_contains($rounds, round)", "purpose = 'train' and round = $round"
+)
+_LABELS = """
+select
+    labels.label_id, labels.rollout_id, labels.round, labels.labeler, labels.revision,
+    labels.template_sha256, labels.status, labels.score, rollouts.seed
+from current_labels as labels
+inner join rollouts on labels.rollout_id = rollouts.rollout_id
+where list_contains($rounds, labels.round) and labels.purpose = 'holdout'
+    and labels.labeler = $labeler and labels.partner_rollout_id is null
+order by labels.round, labels.label_id
+"""
+_LABELERS = """
+select
+    round, labeler, revision, role, criterion, model, model_revision, template, template_sha256,
+    sampling_json, backend, backend_version, dtype, code_version, count(*) as labels,
+    count(score) as scores
+from {rows}
+group by all
+order by all
+"""
+_HOLDOUT_LABELERS = _LABELERS.format(
+    rows="""current_labels
+where list_contains($rounds, round) and purpose = 'holdout' and labeler = $labeler
+    and partner_rollout_id is null"""
+)
+_ROUND_LABELERS = _LABELERS.format(rows="labels where round = $round")
