@@ -1,9 +1,9 @@
-"""Lineage: from a number of a round to what is behind it, and from a policy to what trained it.
+"""Lineage: what is behind the things of a warehouse. Here the means, and the answer for a round.
 
 An answer is a dict of sections in reading order, each one row or a list of rows, ready to print or
-to dump as JSON. Files and commits come from the ledger, rows from the views. A number is traced at
-the version that its commit saw, so that labels published later do not pass for its own.
-Not here: single rows and files (row_lineage.py), printing (pipeline).
+to dump as JSON. Files and commits come from the ledger, rows from the views.
+Not here: numbers (lineage_numbers.py), rollouts, labels and files (lineage_rows.py), policies
+(lineage_policies.py), printing (pipeline).
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ class Lineage:
         self.ledger = Ledger(self.store)
         self.commits = self.ledger.commits(as_of)
         self.version = len(self.commits) - 1
+        self._writers = {file.path: commit for commit in self.commits for file in commit.add}
         self._con = connect(root, self.version)
 
     def at(self, version: int) -> Lineage:
@@ -69,7 +70,7 @@ class Lineage:
 
     def writer(self, file: LiveFile) -> Commit:
         """The commit that brought the file."""
-        return next(c for c in self.commits if any(f.path == file.path for f in c.add))
+        return self._writers[file.path]
 
     def training_of(self, revision: str) -> Commit | None:
         """The commit of the training that made this policy; None for one that no night trained."""
@@ -119,114 +120,39 @@ def commit_row(commit: Commit) -> Row:
     }
 
 
-def trace_number(lineage: Lineage, round: int, metric: str, labeler: str | None) -> Trace:
-    """What is behind one number of `evaluations`: commit, policy, rollouts, labels, config, files.
-
-    Raises NotFound, also where several labelers have this metric and none is named.
-    """
-    number = _number(lineage, round, metric, labeler)
-    (file,) = lineage.files_with("evaluations", [round], "round", [round])
-    commit = lineage.writer(file)
-    then = lineage.at(commit.version)
-    rounds = _rounds_behind(then, round, metric)
-    labels = _labels_behind(then, rounds, number["labeler"])
-    rollouts = then.ask(_ROLLOUTS, rounds=rounds)
-    files = [
-        file,
-        *then.files_with("rollouts", rounds, "rollout_id", _values(rollouts, "rollout_id")),
-        *then.files_with("labels", rounds, "label_id", _values(labels, "label_id")),
-        *then.files_with("prompts", None, "prompt_id", _values(rollouts, "prompt_id")),
-        *then.files_with("templates", None, "template_sha256", _values(labels, "template_sha256")),
-    ]
-    if metric == "kl_to_reference":
-        ids = _values(rollouts, "rollout_id")
-        files += then.files_with("policy_logprobs", rounds, "rollout_id", ids)
-    return {
-        "number": number,
-        "written by": commit_row(commit),
-        "policy": lineage.policy_row(number["policy_revision"]),
-        "config": _config_of(lineage, commit, round),
-        "sampling": then.ask(_SAMPLING, rounds=rounds),
-        "labelers": then.ask(_HOLDOUT_LABELERS, rounds=rounds, labeler=number["labeler"] or ""),
-        "files": lineage.file_rows(files),
-        "rows": labels or rollouts,
-    }
-
-
 def trace_round(lineage: Lineage, round: int) -> Trace:
     """A round as a whole: its row, policies, configuration, commits, labelers and files."""
     commits = [c for c in lineage.commits if c.key.startswith(f"round={round}/")]
     rows = lineage.ask("select * exclude (config) from rounds where round = $round", round=round)
     if not commits and not rows:
-        known = lineage.ask("select distinct round from rollouts where round is not null order by 1")
-        raise NotFound(f"{lineage.root}: no round {round}; rounds: {_values(known, 'round')}")
+        known = lineage.ask(
+            "select distinct round from rollouts where round is not null order by 1"
+        )
+        raise NotFound(f"{lineage.root}: no round {round}; rounds: {values(known, 'round')}")
     revisions = {
         revision
         for row in rows
         for revision in (row["policy_revision_in"], row["policy_revision_out"])
     }
     revisions |= {c.meta["policy_revision"] for c in commits if "policy_revision" in c.meta}
-    sampled = lineage.ask(_SAMPLING, rounds=[round]) + lineage.ask(_TRAIN_SAMPLING, round=round)
+    sampled = [
+        row
+        for purpose in ("holdout", "train")
+        for row in lineage.ask(SAMPLING, purpose=purpose, rounds=[round])
+    ]
     return {
         "round": rows[0] if rows else {"round": round, "status": "not decided yet"},
         "policies": [lineage.policy_row(revision) for revision in sorted(revisions)],
-        "config": _stored_config(lineage, round),
         "sampling": sampled,
         "labelers": lineage.ask(_ROUND_LABELERS, round=round),
         "commits": [commit_row(commit) for commit in commits],
         "files": lineage.file_rows(lineage.ledger.files(lineage.version, rounds=[round])),
+        "config": stored_config(lineage, round),
     }
 
 
-def _number(lineage: Lineage, round: int, metric: str, labeler: str | None) -> Row:
-    known = lineage.ask("from evaluations where round = $round order by all", round=round)
-    if not known:
-        rounds = lineage.ask("select distinct round from evaluations order by round")
-        raise NotFound(
-            f"{lineage.root}: round {round} has no evaluation; there are: {_values(rounds, 'round')}"
-        )
-    of_metric = [row for row in known if row["metric"] == metric]
-    found = [row for row in of_metric if labeler in (None, row["labeler"])]
-    if not of_metric:
-        names = ", ".join(sorted({row["metric"] for row in known}))
-        raise NotFound(f"{lineage.root}: round {round} has no metric {metric}; there are: {names}")
-    if len(found) != 1:
-        names = ", ".join(sorted(row["labeler"] or "none" for row in of_metric))
-        raise NotFound(
-            f"{lineage.root}: {metric} of round {round} is there by labeler {names}; "
-            "say which one with --labeler"
-        )
-    return found[0]
-
-
-def _rounds_behind(lineage: Lineage, round: int, metric: str) -> list[int]:
-    """The rounds whose hold-out rows a number compares: its own, and the one it is held against."""
-    if metric.endswith("_from_replaced"):
-        before = lineage.ask(
-            "select max(evaluations.round) as round from rounds inner join evaluations "
-            "on rounds.policy_revision_in = evaluations.policy_revision "
-            "and evaluations.round < $round where rounds.round = $round - 1",
-            round=round,
-        )
-        return [*(n for n in _values(before, "round") if n is not None), round]
-    if metric.endswith(("_change", "_ratio")) and round > 0:
-        return [0, round]
-    return [round]
-
-
-def _labels_behind(lineage: Lineage, rounds: list[int], labeler: str | None) -> list[Row]:
-    if labeler is None:
-        return []
-    return lineage.ask(_LABELS, rounds=rounds, labeler=labeler)
-
-
-def _config_of(lineage: Lineage, commit: Commit, round: int) -> Row:
-    """The configuration of the night that measured: the row in the same commit, or round 0's."""
-    measured_in = {file.round for file in commit.add if file.table == "rounds"} or {round}
-    return _stored_config(lineage, min(n for n in measured_in if n is not None))
-
-
-def _stored_config(lineage: Lineage, round: int) -> Row:
+def stored_config(lineage: Lineage, round: int) -> Row:
+    """The configuration that a round's row carries, whole."""
     rows = lineage.ask("select * from rounds where round = $round", round=round)
     if not rows:
         return {"round": round, "config": "not stored: the round has no verdict yet"}
@@ -234,16 +160,11 @@ def _stored_config(lineage: Lineage, round: int) -> Row:
     return {name: rows[0][name] for name in names} | {"config": json.loads(rows[0]["config"])}
 
 
-def _values(rows: Sequence[Row], name: str) -> list[Any]:
+def values(rows: Sequence[Row], name: str) -> list[Any]:
+    """The distinct values of a column that are not NULL, in their order."""
     return list(dict.fromkeys(row[name] for row in rows if row[name] is not None))
 
 
-_ROLLOUTS = """
-select rollout_id, round, prompt_id, sample_index, policy_revision, seed
-from rollouts
-where purpose = 'holdout' and list_contains($rounds, round)
-order by round, rollout_id
-"""
 _FROM_IDS = """
 select
     rollouts.rollout_id, rollouts.round, rollouts.prompt_id, rollouts.sample_index,
@@ -254,30 +175,17 @@ semi join _wanted on rollouts.rollout_id = _wanted.rollout_id
 left join current_rewards on rollouts.rollout_id = current_rewards.rollout_id
 order by rollouts.rollout_id
 """
-_SAMPLING = """
+SAMPLING = """
 select
     round, purpose, policy_revision, engine, engine_version, dtype, temperature, top_p, top_k,
     max_tokens, sampling_json, count(*) as rollouts, min(seed) as lowest_seed,
     max(seed) as highest_seed
 from rollouts
-where purpose = 'holdout' and list_contains($rounds, round)
+where purpose = $purpose and list_contains($rounds, round)
 group by all
 order by all
 """
-_TRAIN_SAMPLING = _SAMPLING.replace(
-    "purpose = 'holdout' and list_contains($rounds, round)", "purpose = 'train' and round = $round"
-)
-_LABELS = """
-select
-    labels.label_id, labels.rollout_id, labels.round, labels.labeler, labels.revision,
-    labels.template_sha256, labels.status, labels.score, rollouts.seed
-from current_labels as labels
-inner join rollouts on labels.rollout_id = rollouts.rollout_id
-where list_contains($rounds, labels.round) and labels.purpose = 'holdout'
-    and labels.labeler = $labeler and labels.partner_rollout_id is null
-order by labels.round, labels.label_id
-"""
-_LABELERS = """
+LABELERS = """
 select
     round, labeler, revision, role, criterion, model, model_revision, template, template_sha256,
     sampling_json, backend, backend_version, dtype, code_version, count(*) as labels,
@@ -286,9 +194,4 @@ from {rows}
 group by all
 order by all
 """
-_HOLDOUT_LABELERS = _LABELERS.format(
-    rows="""current_labels
-where list_contains($rounds, round) and purpose = 'holdout' and labeler = $labeler
-    and partner_rollout_id is null"""
-)
-_ROUND_LABELERS = _LABELERS.format(rows="labels where round = $round")
+_ROUND_LABELERS = LABELERS.format(rows="labels where round = $round")
