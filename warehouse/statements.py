@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import duckdb
@@ -20,16 +21,15 @@ from warehouse.store import WarehouseError
 _QUERIES = {"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"}
 # What a query may call in its `from`. Others follow raw pointers (arrow_scan), run text that nobody
 # has looked at (query, json_execute_serialized_sql) or change settings (enable_logging).
-_TABLE_FUNCTIONS = frozenset(
-    """
-    range generate_series unnest repeat repeat_row json_each json_tree query_table glob sniff_csv
-    read_parquet parquet_scan read_csv read_csv_auto read_json read_json_auto read_json_objects
-    read_ndjson read_ndjson_auto read_text read_blob parquet_metadata parquet_file_metadata
-    parquet_full_metadata parquet_kv_metadata parquet_schema parquet_bloom_probe duckdb_columns
-    duckdb_functions duckdb_keywords duckdb_settings duckdb_tables duckdb_types duckdb_variables
-    duckdb_views pragma_table_info pragma_version pg_timezone_names
-    """.split()
-)
+_TABLE_FUNCTIONS = {
+    *("range", "generate_series", "unnest", "repeat", "repeat_row", "json_each", "json_tree"),
+    *("query_table", "glob", "read_text", "read_blob", "read_csv", "read_csv_auto", "sniff_csv"),
+    *("read_json", "read_json_auto", "read_json_objects", "read_ndjson", "read_ndjson_auto"),
+    *("read_parquet", "parquet_scan", "parquet_metadata", "parquet_file_metadata"),
+    *("parquet_full_metadata", "parquet_kv_metadata", "parquet_schema", "parquet_bloom_probe"),
+    *("duckdb_columns", "duckdb_functions", "duckdb_keywords", "duckdb_settings", "duckdb_tables"),
+    *("duckdb_types", "duckdb_variables", "duckdb_views", "pragma_table_info", "pragma_version"),
+}
 _FLAGS = re.IGNORECASE | re.DOTALL
 _LEAD = r"(?:\s|--[^\n]*\n|/\*.*?\*/)*"
 _EXPLAIN = re.compile(
@@ -42,26 +42,38 @@ _CREATE = re.compile(
     _FLAGS,
 )
 _SET = re.compile(rf"{_LEAD}set\s+variable\s+\w+\s*(?:=|\bto\b)(.+)", _FLAGS)
-_ALLOWED = "select, describe, show, summarize, explain, create temp view or table … as, set variable"
+_ALLOWED = (
+    "select, describe, show, summarize, explain, create temp view or table … as, set variable"
+)
 
 
 class ForbiddenStatement(WarehouseError):
     """A statement that does more than read; the message says what would be allowed."""
 
 
-def split_statements(con: duckdb.DuckDBPyConnection, text: str) -> list[str]:
-    """The statements of `text`, in order. Raises duckdb.ParserException for what is no SQL."""
-    return [statement.query for statement in con.extract_statements(text)]
+@dataclass(frozen=True)
+class Statement:
+    """One statement that only reads; `has_rows`: it is a question, whose answer is rows."""
+
+    text: str
+    has_rows: bool
 
 
-def check_statement(con: duckdb.DuckDBPyConnection, text: str) -> None:
-    """Raises ForbiddenStatement unless the one statement `text` only reads.
+def reading_statements(con: duckdb.DuckDBPyConnection, text: str) -> list[Statement]:
+    """The statements of `text` in order, all of which only read; nothing is run yet.
 
     A temporary view or table may be made from what is read, under a name of its own; it goes with
-    the session. Raises duckdb.ParserException for what is no SQL.
+    the session. Raises ForbiddenStatement, and duckdb.ParserException for what is no SQL.
     """
-    (statement,) = con.extract_statements(text)
-    kind = statement.type.name
+    found = []
+    for statement in con.extract_statements(text):
+        kind = statement.type.name
+        _check(con, kind, statement.query)
+        found.append(Statement(statement.query, kind in ("SELECT", "EXPLAIN")))
+    return found
+
+
+def _check(con: duckdb.DuckDBPyConnection, kind: str, text: str) -> None:
     if kind == "SELECT":
         _check_query(con, text)
     elif kind == "EXPLAIN" and (match := _EXPLAIN.fullmatch(text)):
@@ -77,8 +89,10 @@ def check_statement(con: duckdb.DuckDBPyConnection, text: str) -> None:
             "name the values: pivot … on column in ('a', 'b')"
         )
     else:
-        name = {"LOAD": "install and load"}.get(kind, kind.lower())
-        raise ForbiddenStatement(f"{name} is not allowed here: this session only reads ({_ALLOWED})")
+        name = {"LOAD": "install or load"}.get(kind, kind.lower().replace("_", " "))
+        raise ForbiddenStatement(
+            f"{name} is not allowed here: this session only reads ({_ALLOWED})"
+        )
 
 
 def _check_query(con: duckdb.DuckDBPyConnection, text: str) -> None:
