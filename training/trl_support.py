@@ -139,7 +139,7 @@ def train_and_save(job: Job, rows: pa.Table, make: Make, check: Check | None = N
         "loss_last": steps[-1]["loss"],
         "trl": trl.__version__,
     }
-    revision = save_trained(model, job.out_dir, job.policy_dir, record)
+    revision = save_trained(model, job.out_dir, job.policy_dir, record, rows)
     return Trained(job.out_dir, revision, [step["loss"] for step in steps], steps[0], steps[-1])
 
 
