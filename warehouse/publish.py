@@ -24,6 +24,7 @@ from warehouse import catalog
 from warehouse.ledger import (
     AlreadyPublished,
     Commit,
+    Conflict,
     CorruptFile,
     ForgottenMeanwhile,
     Ledger,
@@ -71,7 +72,7 @@ def publish(
         raise AlreadyPublished(key)
     ledger.refuse_dead(key, remove)
     seen, gone = ledger.head(), forgotten(ledger.commits())
-    kept = {name: without_forgotten(key, name, rows, gone) for name, rows in tables.items()}
+    kept = without_forgotten(key, tables, gone)
     live = [file for file in ledger.files() if file.path not in set(remove)]
     fresh = {name: _prepare(store, name, rows, round, live) for name, rows in kept.items()}
     _run_checks(store, key, fresh, live)
@@ -93,9 +94,11 @@ def publish(
     }
     try:
         return ledger.append(key, added, remove, seen=seen, **about)
-    except ForgottenMeanwhile:
+    except Conflict as error:
         for file in added:  # they may hold what was forgotten; nobody has read them
             store.delete(file.path)
+        if not isinstance(error, ForgottenMeanwhile):
+            raise
     return publish(root, key, tables, round=round, remove=remove, **about)
 
 
