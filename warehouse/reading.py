@@ -73,22 +73,41 @@ def remote_dataset(store: Store, name: str, files: Sequence[LiveFile]) -> ds.Dat
 def _local_query(
     con: duckdb.DuckDBPyConnection, store: Store, name: str, files: Sequence[LiveFile]
 ) -> str:
-    """`union_by_name`, because by position the first file's columns would silently win."""
+    """Files of one schema version have the same columns, so DuckDB may go by the first of them.
+
+    Over several versions the first file's columns would silently win: each is read by itself and
+    joined by name. (`union_by_name` within read_parquet opens every file for every query.)
+    """
     parts = []
-    if not files or all(file.schema_version < SCHEMA_VERSION for file in files):
+    if all(file.schema_version < SCHEMA_VERSION for file in files):
         # Columns that no file has yet must still be there, as NULL. Written as DDL, since DuckDB
         # imports pandas (0.2 s) the moment it sees an Arrow object.
         con.execute("create schema if not exists empty")
         columns = (f"{_quote_name(f.name)} {_sql_type(f.type)}" for f in TABLES[name].schema)
         con.execute(f"create table empty.{name} ({', '.join(columns)})")
         parts.append(f"select * from empty.{name}")
-    if files:
-        paths = ", ".join(quote(str(store.local_path(file.path))) for file in files)
-        parts.append(
-            f"select * from read_parquet([{paths}], union_by_name = true, "
-            "hive_partitioning = false)"
-        )
+    alike: dict[tuple[int, str], list[str]] = {}
+    for file in files:
+        kind = (-file.schema_version, _folder_columns(store, file))
+        alike.setdefault(kind, []).append(str(store.local_path(file.path)))
+    for (_, columns), paths in sorted(alike.items()):
+        # Folders like `round=17` tell DuckDB which files it need not open.
+        hive = f"true, hive_types = {{{columns}}}" if columns else "false"
+        listed = ", ".join(map(quote, paths))
+        parts.append(f"select * from read_parquet([{listed}], hive_partitioning = {hive})")
     return " union all by name ".join(parts)
+
+
+def _folder_columns(store: Store, file: LiveFile) -> str:
+    """The columns that the folders of `file` name, with their SQL types; empty for none.
+
+    Empty as well where the warehouse's own path has a `=`, which DuckDB would take for a column.
+    """
+    if "=" in store.root:
+        return ""
+    schema = TABLES[file.table].schema
+    names = [part.partition("=")[0] for part in file.path.split("/") if "=" in part]
+    return ", ".join(f"{quote(name)}: {quote(_sql_type(schema.field(name).type))}" for name in names)
 
 
 def read_table(

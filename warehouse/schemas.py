@@ -51,7 +51,9 @@ class Table:
     """One table of the warehouse.
 
     `dictionary` names the columns worth a dictionary encoding (few distinct values);
-    `delta` the near-unique, sorted strings stored as DELTA_BYTE_ARRAY.
+    `delta` the near-unique, sorted strings stored as DELTA_BYTE_ARRAY. `folder` names a column that
+    is the same all over a file as a rule: then its value stands in the path, so that who asks for
+    another need not open the file.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Table:
     volatile: tuple[str, ...] = ()
     dictionary: tuple[str, ...] = ()
     delta: tuple[str, ...] = ()
+    folder: str | None = None
 
 
 def _schema(columns: str) -> pa.Schema:
@@ -161,6 +164,7 @@ _ALL = [
             "code_version worker purpose"
         ),
         delta=_words("rollout_id prompt_id"),
+        folder="purpose",
     ),
     Table(
         "rewards",

@@ -11,17 +11,18 @@ is NULL. Rows are made by column from a seed. Not here: what is measured (wareho
 from __future__ import annotations
 
 import hashlib
-import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from warehouse.ledger import Ledger, LiveFile
-from warehouse.publish import write_parquet
-from warehouse.schemas import SCHEMA_VERSION, TABLES, conform
+from warehouse.data_files import put_rows
+from warehouse.ledger import Ledger
+from warehouse.schemas import TABLES, conform, table_from_rows
+from warehouse.store import open_store
 
 SAMPLES = 4
 HOLDOUT_SHARE = 800 / 2848
@@ -74,28 +75,77 @@ class Nights:
         return {"holdout": holdout, "train": max(2, prompts - holdout)}
 
 
-def append_nights(root: Path, ledger: Ledger, nights: Nights, first: int, last: int) -> None:
-    """Writes and commits the nights `first` up to `last` (exclusive) into the folder `root`.
+def append_nights(root: Path, nights: Nights, first: int, last: int) -> None:
+    """Writes and commits the nights `first` up to `last` (exclusive) of the warehouse `root`.
 
-    Files go straight to their place, without publish's checks: the rows are right by construction.
+    Without publish's checks: the rows are sorted and right by construction.
     """
+    store = open_store(root)
+    ledger = Ledger(store)
     for number in range(first, last):
-        for key, tables in night_tables(number, nights).items():
-            files = [
-                write_file(root, name, number, rows) for name, parts in tables for rows in [parts]
-            ]
+        for key, parts in night_commits(number, nights).items():
+            files = [file for name, rows in parts for file in put_rows(store, name, rows)]
             ledger.append(f"round={number}/{key}", files, code_version="benchmark")
 
 
-def night_tables(number: int, nights: Nights) -> dict[str, list[tuple[str, pa.Table]]]:
-    """The six commits of night `number`: key -> the tables, one file each."""
+def night_commits(number: int, nights: Nights) -> dict[str, list[tuple[str, pa.Table]]]:
+    """The six commits of night `number`: key -> tables with their rows, one file each."""
     commits: dict[str, list[tuple[str, pa.Table]]] = {}
-    for purpose, prefix in (("holdout", "eval"), ("train", "train")):
+    for purpose, stage in (("holdout", "eval"), ("train", "train")):
         rollouts = rollout_rows(number, purpose, nights)
-        labels = [("labels", label_rows(rollouts, labeler, nights)) for labeler in LABELERS]
-        commits[f"{prefix}-rollouts"] = [("rollouts", rollouts)]
-        commits[f"{prefix}-labels"] = labels
+        labels = [label_rows(rollouts, labeler, nights) for labeler in LABELERS]
+        commits[f"{stage}-rollouts"] = [("rollouts", rollouts)]
+        commits[f"{stage}-labels"] = [("labels", rows) for rows in labels]
+        if purpose == "holdout":
+            commits["evaluation"] = [("evaluations", evaluation_rows(number, labels))]
+        else:
+            commits["rewards"] = [("rewards", reward_rows(number, rollouts, labels))]
     return commits
+
+
+def evaluation_rows(number: int, labels: list[pa.Table]) -> pa.Table:
+    """The mean score of each labeler of the night."""
+    rows: list[dict[str, object]] = [
+        {
+            "round": number,
+            "policy_revision": _policy(number),
+            "labeler": labeler.name,
+            "metric": f"{labeler.criterion}_mean",
+            "value": pc.mean(of["score"]).as_py(),
+            "unit": "mean score",
+            "method": "mean",
+            "prompts": of.num_rows // SAMPLES,
+            "completions": of.num_rows,
+            "samples_per_prompt": SAMPLES,
+        }
+        for labeler, of in zip(LABELERS, labels, strict=True)
+    ]
+    return table_from_rows("evaluations", rows)
+
+
+def reward_rows(number: int, rollouts: pa.Table, labels: list[pa.Table]) -> pa.Table:
+    """One reward per rollout, out of two labels; without its terms."""
+    count = rollouts.num_rows
+    used = [labels[0]["label_id"], labels[-1]["label_id"]]
+    pairs = pa.chunked_array([*used[0].chunks, *used[1].chunks]).combine_chunks()
+    order = pa.array(np.arange(2 * count).reshape(2, count).T.ravel())
+    offsets = pa.array(np.arange(0, 2 * count + 1, 2, dtype=np.int32))
+    columns = {
+        "rollout_id": rollouts["rollout_id"],
+        "prompt_id": rollouts["prompt_id"],
+        "label_ids": pa.ListArray.from_arrays(offsets, pairs.take(order)),
+        "terms": pa.array([[]] * count, TABLES["rewards"].schema.field("terms").type),
+        "reward": pa.array(np.random.default_rng(number).normal(0, 1, count).astype(np.float32)),
+    }
+    constant = {
+        "recipe": "weighted",
+        "recipe_sha256": "0" * 64,
+        "round": number,
+        "purpose": "train",
+        "is_eligible": True,
+        "label_count": 2,
+    }
+    return _with_constants("rewards", columns, constant, count)
 
 
 def rollout_rows(number: int, purpose: str, nights: Nights) -> pa.Table:
@@ -109,7 +159,7 @@ def rollout_rows(number: int, purpose: str, nights: Nights) -> pa.Table:
     count = len(index)
     rollout_id = np.concatenate(
         [
-            np.broadcast_to(np.frombuffer(f"{number}-".encode(), np.uint8), (count, 2 + len(str(number)) - 1)),
+            np.tile(np.frombuffer(f"{number}-".encode(), np.uint8), (count, 1)),
             prompt_hex,
             np.full((count, 1), ord("-"), np.uint8),
             (index[:, None] + ord("0")).astype(np.uint8),
@@ -119,7 +169,7 @@ def rollout_rows(number: int, purpose: str, nights: Nights) -> pa.Table:
     constant = {
         "round": number,
         "purpose": purpose,
-        "policy_revision": hashlib.sha256(b"%d" % number).hexdigest()[:32],
+        "policy_revision": _policy(number),
         "finish_reason": "stop",
         "temperature": 1.0,
         "engine": "vllm",
@@ -185,22 +235,10 @@ def label_rows(rollouts: pa.Table, labeler: Labeler, nights: Nights) -> pa.Table
         "window_count": 1,
         "code_version": "0.1.0",
         "worker": "node:19589",
+        "purpose": rollouts["purpose"][0].as_py(),
         "labeled_at": _STARTED + timedelta(days=number, hours=1),
     }
-    if "purpose" in TABLES["labels"].schema.names:
-        constant["purpose"] = rollouts["purpose"][0].as_py()
     return _with_constants("labels", columns, constant, count)
-
-
-def write_file(root: Path, name: str, number: int, rows: pa.Table) -> LiveFile:
-    """Writes rows into their place under `root`; the ledger does not know the file yet."""
-    key = f"{name}/round={number}/{uuid.uuid4().hex}.parquet"
-    path = root / key
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_parquet(name, rows, path)
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return LiveFile(name, number, key, rows.num_rows, path.stat().st_size, sha256, SCHEMA_VERSION)
 
 
 def _with_constants(
@@ -212,6 +250,10 @@ def _with_constants(
         for column, value in constant.items()
     }
     return conform(name, pa.table(columns | constants))
+
+
+def _policy(number: int) -> str:
+    return hashlib.sha256(b"%d" % number).hexdigest()[:32]
 
 
 def _hex(digits: np.ndarray) -> np.ndarray:
