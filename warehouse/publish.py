@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -21,10 +22,18 @@ import pyarrow.parquet as pq
 
 from warehouse import catalog
 from warehouse.data_files import put_rows, write_parquet
-from warehouse.ledger import AlreadyPublished, Commit, CorruptFile, Ledger, LiveFile
+from warehouse.ledger import (
+    AlreadyPublished,
+    Commit,
+    CorruptFile,
+    ForgottenMeanwhile,
+    Ledger,
+    LiveFile,
+)
 from warehouse.reading import create_table_view
 from warehouse.schemas import TABLES, SchemaMismatch, Table, conform
 from warehouse.store import Store, WarehouseError, open_store
+from warehouse.suppression import forgotten, without_forgotten
 
 __all__ = ["PublishRefused", "publish", "read_staged", "write_parquet"]
 _SHOWN_ROWS = 5
@@ -54,30 +63,37 @@ def publish(
     named by their content: rows that are live already are left out. With `round`, every row of a
     table by round must carry it. With `since`, no other commit may have touched these tables after
     that version.
+    Rows of forgotten prompts are left out, also of those forgotten while this call ran.
     Raises AlreadyPublished for a key in the ledger, SchemaMismatch, or PublishRefused for a
     repeated key, a NaN, a foreign round, or a failed check of `sql/checks`; Conflict as
-    Ledger.append does.
+    Ledger.append does; TrainedOnForgotten.
     """
     store = open_store(root)
     ledger = Ledger(store)
     if ledger.find(key):
         raise AlreadyPublished(key)
+    ledger.refuse_dead(key, remove)
+    seen, gone = ledger.head(), forgotten(ledger.commits())
+    kept = {name: without_forgotten(key, name, rows, gone) for name, rows in tables.items()}
     live = [file for file in ledger.files() if file.path not in set(remove)]
-    fresh = {name: _prepare(store, name, rows, round, live) for name, rows in tables.items()}
+    fresh = {name: _prepare(store, name, rows, round, live) for name, rows in kept.items()}
     if "labels" in fresh:
         fresh["labels"] = _with_purpose(store, fresh["labels"], fresh.get("rollouts"), live)
     _run_checks(store, key, fresh, live)
     added = [file for name, rows in fresh.items() for file in put_rows(store, name, rows)]
-    return ledger.append(
-        key,
-        added,
-        remove,
-        operation=operation,
-        code_version=code_version,
-        config_sha256=config_sha256,
-        meta=meta,
-        since=since,
-    )
+    about: dict[str, Any] = {
+        "operation": operation,
+        "code_version": code_version,
+        "config_sha256": config_sha256,
+        "meta": meta,
+        "since": since,
+    }
+    try:
+        return ledger.append(key, added, remove, seen=seen, **about)
+    except ForgottenMeanwhile:
+        for file in added:  # they may hold what was forgotten; nobody has read them
+            store.delete(file.path)
+    return publish(root, key, tables, round=round, remove=remove, **about)
 
 
 def read_staged(paths: Sequence[Path], table: str) -> pa.Table:
