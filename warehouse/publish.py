@@ -76,9 +76,9 @@ def publish(
     seen, gone = ledger.head(), forgotten(ledger.commits())
     kept = {name: without_forgotten(key, name, rows, gone) for name, rows in tables.items()}
     live = [file for file in ledger.files() if file.path not in set(remove)]
+    if "labels" in kept:
+        kept["labels"] = _with_purpose(store, kept["labels"], kept.get("rollouts"), live)
     fresh = {name: _prepare(store, name, rows, round, live) for name, rows in kept.items()}
-    if "labels" in fresh:
-        fresh["labels"] = _with_purpose(store, fresh["labels"], fresh.get("rollouts"), live)
     _run_checks(store, key, fresh, live)
     added = [file for name, rows in fresh.items() for file in put_rows(store, name, rows)]
     about: dict[str, Any] = {
@@ -127,10 +127,10 @@ def _prepare(
         foreign = set(rows.column("round").unique().to_pylist()) - {round}
         if foreign:
             raise PublishRefused(f"table {name}: rows of {foreign} in the commit of round {round}")
+    con = catalog.open_connection()
+    con.register("fresh", rows)
     keys = ", ".join(table.key)
-    if f"unique_{keys}" not in catalog.load_checks():
-        con = catalog.open_connection()
-        con.register("fresh", rows)
+    if name != "labels":  # a check of sql/checks does it for them, over what is live as well
         _refuse_rows(
             f"table {name}: key ({keys}) stands more than once",
             con.sql(f"select {keys}, count(*) as n from fresh group by {keys} having n > 1"),
@@ -157,6 +157,7 @@ def _with_purpose(
 
     It is the one thing about a rollout that nearly every question to the labels asks for.
     """
+    labels = conform("labels", labels)
     purposes = labels.column("purpose")
     if not purposes.null_count:
         return labels
@@ -180,7 +181,9 @@ def _sorted(table: Table, rows: pa.Table) -> pa.Table:
     places = indices.to_numpy()
     starts = np.flatnonzero(np.diff(places) != 1) + 1
     if len(starts) * _LONG_RUN > len(places):
-        columns = [column if _is_constant(column) else column.take(indices) for column in rows.columns]
+        columns = [
+            column if _is_constant(column) else column.take(indices) for column in rows.columns
+        ]
         return pa.Table.from_arrays(columns, schema=rows.schema)
     bounds = [0, *starts.tolist(), len(places)]
     runs = [rows.slice(places[a], b - a) for a, b in pairwise(bounds) if a < b]

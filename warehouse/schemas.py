@@ -152,7 +152,7 @@ _ALL = [
         """
         ),
         key=("label_id",),
-        sort=("labeler", "rollout_id", "sample_index", "attempt"),
+        sort=("purpose", "labeler", "rollout_id", "sample_index", "attempt"),
         volatile=_words(
             "latency_ms queue_ms retries request_id worker labeled_at is_cached cost_usd"
         ),

@@ -28,10 +28,40 @@ SAMPLES = 4
 HOLDOUT_SHARE = 800 / 2848
 _STARTED = datetime(2026, 1, 1, 2, tzinfo=UTC)
 _HEX = np.frombuffer(b"".join(b"%02x" % byte for byte in range(256)), dtype="<u2")
-_WORDS = (
-    "the policy answers politely and stays with the question that was asked although one remark "
-    "about the neighbour is rude enough to be marked down by any careful reader of this text"
-).split()
+_WORDS = [
+    "the",
+    "policy",
+    "answers",
+    "politely",
+    "and",
+    "stays",
+    "with",
+    "the",
+    "question",
+    "that",
+    "was",
+    "asked",
+    "although",
+    "one",
+    "remark",
+    "about",
+    "the",
+    "neighbour",
+    "is",
+    "rude",
+    "enough",
+    "to",
+    "be",
+    "marked",
+    "down",
+    "by",
+    "any",
+    "careful",
+    "reader",
+    "of",
+    "this",
+    "text",
+]
 
 
 @dataclass(frozen=True)
@@ -279,4 +309,6 @@ def _sentences(rng: np.random.Generator, count: int, words: int) -> pa.Array:
     length = words * 6
     starts = rng.integers(0, len(text) - 2 * length, count)
     ends = starts + rng.integers(length // 2, length + length // 2, count)
-    return pa.array([text[a:b].decode() for a, b in zip(starts.tolist(), ends.tolist(), strict=True)])
+    return pa.array(
+        [text[a:b].decode() for a, b in zip(starts.tolist(), ends.tolist(), strict=True)]
+    )
