@@ -25,6 +25,7 @@ from warehouse.data_files import put_rows, write_parquet
 from warehouse.ledger import (
     AlreadyPublished,
     Commit,
+    Conflict,
     CorruptFile,
     ForgottenMeanwhile,
     Ledger,
@@ -74,7 +75,7 @@ def publish(
         raise AlreadyPublished(key)
     ledger.refuse_dead(key, remove)
     seen, gone = ledger.head(), forgotten(ledger.commits())
-    kept = {name: without_forgotten(key, name, rows, gone) for name, rows in tables.items()}
+    kept = without_forgotten(key, tables, gone)
     live = [file for file in ledger.files() if file.path not in set(remove)]
     if "labels" in kept:
         kept["labels"] = _with_purpose(store, kept["labels"], kept.get("rollouts"), live)
@@ -90,9 +91,11 @@ def publish(
     }
     try:
         return ledger.append(key, added, remove, seen=seen, **about)
-    except ForgottenMeanwhile:
+    except Conflict as error:
         for file in added:  # they may hold what was forgotten; nobody has read them
             store.delete(file.path)
+        if not isinstance(error, ForgottenMeanwhile):
+            raise
     return publish(root, key, tables, round=round, remove=remove, **about)
 
 
