@@ -94,7 +94,8 @@ def filled(running: FaultyS3, tmp_path_factory: pytest.TempPathFactory) -> Itera
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ROUNDHOUSE_CACHE", str(tmp_path_factory.mktemp("cache")))
         root = f"s3://warehouses/filled?endpoint_url={running.address}&region=us-east-1"
-        yield small_warehouse(root)
+        small_warehouse(root)
+        yield root
 
 
 def test_one_round_is_two_gets(filled: str, proxy: FaultyS3) -> None:
