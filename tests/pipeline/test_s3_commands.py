@@ -75,17 +75,16 @@ def test_the_report_says_where_the_warehouse_lies(root: str, tmp_path: Path) -> 
 
 def test_export_and_audit_write_here(root: str, tmp_path: Path) -> None:
     assert "1 pairs" in said("export", root, "dpo", "--out", tmp_path / "dpo.jsonl")
-    shown = said("audit", "sample", root, "--out", tmp_path / "sheet.csv", "--count", 4)
+    shown = said("audit", "sample", root, "--out", tmp_path / "sheet.csv", "--count", 8)
     assert f"roundhouse audit import {shlex.quote(root)} {tmp_path}/sheet.csv" in shown
     sheet = (tmp_path / "sheet.csv").read_text().splitlines()
-    assert len(sheet) == 5
+    assert len(sheet) == 9
 
 
 def test_a_verdict_is_written_there(root: str) -> None:
     said("reject", root, "--round", 0, "--by", "Ann", "--why", "seen enough")
-    rows = said("sql", root, "select status, reason from rounds", "--format", "csv")
-    assert "rejected" in rows
-    assert "Ann" in rows
+    rows = said("sql", root, "select status from rounds", "--format", "csv")
+    assert rows.split() == ["status", "rejected"]
     assert "0 problems" in said("verify", root)
 
 
