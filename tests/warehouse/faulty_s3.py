@@ -56,7 +56,7 @@ class Seen:
 class Fault:
     """Does `kind` to `times` requests of `method` whose path matches `path`, after `skip` others.
 
-    An empty method or path matches all.
+    An empty method or path matches all. `every_other`: each request fails once, its retry does not.
     """
 
     kind: Kind
@@ -64,6 +64,7 @@ class Fault:
     path: str = ""
     times: int = 1
     skip: int = 0
+    every_other: bool = False
     done: int = 0
 
     def strikes(self, method: str, path: str) -> bool:
@@ -75,6 +76,7 @@ class Fault:
         if self.done >= self.times:
             return False
         self.done += 1
+        self.skip = int(self.every_other)
         return True
 
 
@@ -159,7 +161,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(*_CODES[kind])
         else:
             if kind == "flip" and answer:
-                answer = answer[:-1] + bytes([answer[-1] ^ 1])
+                middle = len(answer) // 2
+                wrong = bytes([answer[middle] ^ 1])
+                answer = answer[:middle] + wrong + answer[middle + 1 :]
             self._answer(status, headers, answer, cut=kind == "cut body")
 
     def _body(self) -> bytes:
