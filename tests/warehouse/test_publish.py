@@ -88,8 +88,8 @@ def test_labels_get_the_purpose_of_their_rollouts(store_root: str) -> None:
         "0-p1-0": "holdout",
         "0-t1-0": "train",
     }
+    wrong = label(rows[0], 0.5, "other", purpose="train")
     with pytest.raises(PublishRefused, match="orphan_labels"):
-        wrong = label(rows[0], 0.5, "other", purpose="train")
         publish_rows(store_root, "wrong", 0, labels=[wrong])
 
 
