@@ -21,6 +21,7 @@ from jinja2 import Environment, StrictUndefined, Template
 from warehouse.catalog import connect
 from warehouse.ledger import Ledger, LiveFile
 from warehouse.report_chart import toxicity_chart
+from warehouse.s3_address import display_name, is_remote
 from warehouse.store import open_store
 
 _EXAMPLES_EACH = 4
@@ -68,7 +69,7 @@ def write_report(root: str | Path, out: Path, as_of: int | None = None) -> Path:
     files = ledger.files(len(commits) - 1)
     rounds, measures = _evaluation_table(con)
     page = _template().render(
-        name=_name(root),
+        name=_name(str(root)),
         version=commits[-1] if commits else None,
         chart=toxicity_chart(toxicity) if toxicity else None,
         toxicity=toxicity,
@@ -91,14 +92,13 @@ def write_report(root: str | Path, out: Path, as_of: int | None = None) -> Path:
     return out
 
 
+def _name(root: str) -> str:
+    """What the page calls the warehouse: the folder's name, or where it lies on S3."""
+    return display_name(root) if is_remote(root) else Path(root).resolve().name
+
+
 def _rows(con: duckdb.DuckDBPyConnection, query: str) -> list[_Row]:
     return con.sql(query).to_arrow_table().to_pylist()
-
-
-def _name(root: str | Path) -> str:
-    """The folder's name, or the address of a remote warehouse without its settings."""
-    text = str(root)
-    return text.partition("?")[0] if "://" in text else Path(root).resolve().name
 
 
 def _first_and_last(
