@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from warehouse.commits import Commit, LiveFile, Replacements
+from warehouse.commits import LiveFile
 from warehouse.ledger import CorruptFile, Ledger
 from warehouse.rewriting import read_rows, write_rows
 from warehouse.schemas import TABLES
@@ -75,24 +75,16 @@ def compact(
     return done
 
 
-def origins(commits: Sequence[Commit]) -> dict[str, str]:
-    """Path of today -> key whose work the file is: of the commit, or of the one it amends."""
-    replaced = Replacements(commits)
-    return {
-        replaced.path(file.path): commit.meta.get("amends", commit.key)
-        for commit in commits
-        for file in commit.add
-    }
-
-
 def _joinable(
     ledger: Ledger, table: str | None, rounds: Sequence[int] | None
 ) -> dict[str, list[list[LiveFile]]]:
     """Key -> groups of two files or more that may become one."""
-    owner = origins(ledger.commits())
+    written = ledger.written()
     groups: dict[tuple[str, str, int | None], list[LiveFile]] = {}
     for file in ledger.files(table=table, rounds=rounds):
-        groups.setdefault((owner[file.path], file.table, file.round), []).append(file)
+        commit, _ = written[file.path]
+        key = commit.meta.get("amends", commit.key)
+        groups.setdefault((key, file.table, file.round), []).append(file)
     found: dict[str, list[list[LiveFile]]] = {}
     for (key, _, _), files in groups.items():
         if len(files) > 1 and sum(file.bytes for file in files) <= LARGEST_FILE:

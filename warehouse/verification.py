@@ -136,26 +136,6 @@ def verify_files(store: Store, files: Sequence[LiveFile]) -> None:
         raise CorruptFile(f"{shown}; restore it from a backup (`roundhouse verify` lists all)")
 
 
-def verify_tables(
-    root: str | Path,
-    tables: Iterable[str],
-    rounds: Sequence[int | None] | None = None,
-    as_of: int | None = None,
-) -> None:
-    """Verifies the files of these tables and rounds (None: all), before a query reads them.
-
-    Tables that are not by round are verified whole. Raises CorruptFile.
-    """
-    store = open_store(root, read_only=True)
-    wanted = set(tables)
-    files = [
-        file
-        for file in Ledger(store).files(as_of)
-        if file.table in wanted and (rounds is None or file.round is None or file.round in rounds)
-    ]
-    verify_files(store, files)
-
-
 def read_verified(store: Store, file: LiveFile) -> bytes:
     """The bytes of `file`, fetched once and held against the ledger. Raises CorruptFile."""
     try:

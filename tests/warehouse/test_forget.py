@@ -185,6 +185,26 @@ def test_a_file_of_nothing_else_is_dropped(warehouse: Path) -> None:
     assert connect(warehouse).sql("select * from toxicity_by_round").fetchall()
 
 
+def test_views_and_lineage_of_the_ledger_know_the_new_files(warehouse: Path) -> None:
+    from warehouse.lineage import Lineage
+    from warehouse.lineage_rows import trace_file
+
+    key = "round=1/eval-labels/meter@r1"
+    forget(warehouse, ["p1"], **SAY)
+    (file,) = Ledger(open_store(warehouse)).files_of([key], table="labels")
+    versions = connect(warehouse).sql(
+        "select version from files where path = $p", params={"p": file.path}
+    )
+    commit = Ledger(open_store(warehouse)).find(key)
+    assert commit is not None
+    assert versions.fetchall() == [(commit.version,)]
+    trace = trace_file(Lineage(warehouse), file.path)
+    assert [row["label_id"] for row in trace["rows"]] == [
+        "1-p2-0/meter/r1/0/1",
+        "1-p2-1/meter/r1/0/1",
+    ]
+
+
 def test_forgetting_one_after_the_other_and_all_at_once_are_the_same(
     warehouse: Path, tmp_path: Path
 ) -> None:
