@@ -108,7 +108,7 @@ class Search:
 
     def _hits(self, table: str, rows: pa.Table) -> pa.Array:
         """Which rows are of the prompts, [rows.num_rows] bool."""
-        found = pa.array([False] * rows.num_rows)
+        found = pa.array([False] * rows.num_rows, pa.bool_())
         for columns, ids in (
             (PROMPT_COLUMNS, self._wanted),
             (ROLLOUT_COLUMNS, self.traces.rollout_ids),
@@ -117,7 +117,9 @@ class Search:
                 is_in = pc.is_in(rows[name], value_set=pa.array(sorted(ids), pa.string()))
                 found = pc.or_(found, is_in)
         if table == "dead_letters":
-            found = pc.or_(found, pa.array([self._quotes(row) for row in rows.to_pylist()]))
+            found = pc.or_(
+                found, pa.array([self._quotes(row) for row in rows.to_pylist()], pa.bool_())
+            )
         return found.combine_chunks() if isinstance(found, pa.ChunkedArray) else found
 
     def _quotes(self, row: dict[str, Any]) -> bool:

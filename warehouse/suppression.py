@@ -92,7 +92,7 @@ def without_forgotten(
 
 
 def _kept(key: str, table: str, rows: pa.Table, gone: Forgotten, renamed: set[str]) -> pa.Table:
-    is_gone = pa.array([False] * rows.num_rows)
+    is_gone = pa.array([False] * rows.num_rows, pa.bool_())
     for names, hashes, ids in (
         (PROMPT_COLUMNS, gone.prompts, renamed),
         (ROLLOUT_COLUMNS, gone.rollouts, set()),
