@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -36,6 +37,7 @@ from warehouse.store import Store, WarehouseError, open_store
 from warehouse.suppression import forgotten, without_forgotten
 
 _SHOWN_ROWS = 5
+_SUSPICIOUS_SECONDS = 1800  # half the age at which vacuum may first take a file for an orphan
 
 
 class PublishRefused(WarehouseError):
@@ -76,7 +78,7 @@ def publish(
     live = [file for file in ledger.files() if file.path not in set(remove)]
     fresh = {name: _prepare(store, name, rows, round, live) for name, rows in kept.items()}
     _run_checks(store, key, fresh, live)
-    added = []
+    added, began = [], time.time()
     with tempfile.TemporaryDirectory(prefix="roundhouse-") as folder:
         for name, rows in fresh.items():
             for number, part in _by_round(name, rows):
@@ -92,6 +94,8 @@ def publish(
         "meta": meta,
         "since": since,
     }
+    if time.time() - began > _SUSPICIOUS_SECONDS:
+        _refuse_vacuumed(store, key, added)
     try:
         return ledger.append(key, added, remove, seen=seen, **about)
     except Conflict as error:
@@ -100,6 +104,13 @@ def publish(
         if not isinstance(error, ForgottenMeanwhile):
             raise
     return publish(root, key, tables, round=round, remove=remove, **about)
+
+
+def _refuse_vacuumed(store: Store, key: str, added: Sequence[LiveFile]) -> None:
+    """A process that slept for hours may find its files vacuumed as orphans (vacuum.py)."""
+    lost = [file.path for file in added if not store.exists(file.path)]
+    if lost:
+        raise Conflict(f"{key}: {lost[0]} was deleted before it was committed; run it again")
 
 
 def read_staged(paths: Sequence[Path], table: str) -> pa.Table:

@@ -105,6 +105,7 @@ def _kept(key: str, table: str, rows: pa.Table, gone: Forgotten, renamed: set[st
     if table == "train_use" and pc.any(pc.and_(is_gone, rows["is_used"])).as_py():
         raise TrainedOnForgotten(
             f"{key}: a prompt of these training rows was forgotten while the training ran; "
-            "nothing is published; run it again, it then trains without the prompt"
+            "nothing is published; run it again, it then trains without the prompt. The policy it "
+            "made is in no round: `roundhouse vacuum --policies` deletes it"
         )
     return rows.filter(pc.invert(is_gone))
