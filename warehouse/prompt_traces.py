@@ -20,10 +20,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from warehouse.commits import Commit, LiveFile, Replacements, files_ever, taken_files
+from warehouse.data_files import put_like
 from warehouse.ledger import CorruptFile
-from warehouse.rewriting import read_rows, write_rows
 from warehouse.store import Store, StoreError
 from warehouse.suppression import PROMPT_COLUMNS, ROLLOUT_COLUMNS
+from warehouse.verification import read_rows
 
 # Prompts first: their texts find dead letters; then rollouts: their ids find rows of the others.
 SEARCHED = (
@@ -81,9 +82,7 @@ class Search:
             file = self.found[path]
             rows = read_rows(self._store, file)
             rows = rows.filter(pc.invert(self._hits(file.table, rows)))
-            self._written[path] = (
-                write_rows(self._store, file.table, file.round, rows) if rows.num_rows else None
-            )
+            self._written[path] = put_like(self._store, file, rows) if rows.num_rows else None
         return self._written[path]
 
     def _look_into(self, file: LiveFile) -> None:
