@@ -71,9 +71,8 @@ def verify(
     that its readable commits mention are looked at.
     """
     store = open_store(root, read_only=True)
-    entries = store.entries(
-        ""
-    )  # before the ledger: a file that is newer cannot look like an orphan
+    # Before the ledger: a file that is committed meanwhile must not look like an orphan.
+    entries = store.entries("")
     ledger = Ledger(store)
     commits, wrong = ledger.damage()
     problems = [Problem(*_split(line)) for line in wrong]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from tests.warehouse.builder import (
     rollout,
     small_warehouse,
 )
+from tests.warehouse.test_schema_versions import OLD
 from tests.warehouse.test_vacuum import keys
 from warehouse.catalog import connect, read_table
 from warehouse.commits import FORGET
@@ -270,6 +272,19 @@ def test_a_damaged_file_stops_it_before_the_commit(warehouse: Path) -> None:
     with pytest.raises(CorruptFile, match=file.path):
         forget(warehouse, ["t1"], **SAY)
     assert Ledger(open_store(warehouse)).head() == head
+
+
+def test_files_of_an_older_schema_version_keep_their_columns(tmp_path: Path) -> None:
+    """They lack what is looked up elsewhere for such files: the purpose of a label."""
+    old = Path(shutil.copytree(OLD, tmp_path / "old"))
+    query = "select purpose, count(*) from labels where prompt_id <> 'p1' group by all order by all"
+    before = connect(old).sql(query).fetchall()
+    forget(old, ["p1"], **SAY)
+    files = Ledger(open_store(old)).files()
+    assert {file.schema_version for file in files} == {1}
+    assert connect(old).sql(query).fetchall() == before
+    assert connect(old).sql("select * from labels where prompt_id = 'p1'").fetchall() == []
+    assert verify(old, all_versions=True).problems == ()
 
 
 # Coming back
