@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sqlite3
 from contextlib import closing
@@ -17,6 +18,8 @@ from pipeline.cli import app
 from pipeline.config import PromptsConfig
 from pipeline.forgetting import forget_prompts, read_ids
 from pipeline.gold_pairs import import_pairs
+from pipeline.model_store import FILES
+from pipeline.policy_files import check_policies
 from pipeline.prompts import ingest
 from pipeline.stage import answers_file
 from tests.labeling.scripted_chat import ScriptedChat
@@ -69,6 +72,23 @@ def test_verify_looks_at_the_policies_that_are_there(root: str) -> None:
     data[-1] ^= 1
     weights.write_bytes(bytes(data))
     assert f"policies/{revision}" in call("verify", root, code=1)
+
+
+def test_verify_holds_the_files_of_a_policy_to_its_commit(root: str) -> None:
+    store, names = open_store(root), ("model.safetensors", "critic/model.safetensors", "a")
+    for name in names:
+        store.put(f"policies/p1/{name}", b"weights")
+    sha256 = hashlib.sha256(b"weights").hexdigest()
+    meta = {"policy_revision": "p1", FILES: json.dumps(dict.fromkeys([*names, "b"], sha256))}
+    Ledger(store).append("training", [], meta=meta)
+    store.delete("policies/p1/a")
+    store.put("policies/p1/a", b"wEights")
+    problems, count = check_policies(root)
+    assert {x.path: x.kind for x in problems} == {
+        "policies/p1/a": "damaged",
+        "policies/p1/b": "missing",
+    }
+    assert count == 1
 
 
 def test_vacuum_tells_what_it_deletes(root: str) -> None:
