@@ -56,7 +56,7 @@ class Search:
     """The files that hold rows of the prompts; each file is read once, however often we look."""
 
     def __init__(self, store: Store, wanted: set[str]) -> None:
-        self._store, self._wanted = store, wanted
+        self._store, self.wanted = store, wanted
         self._seen: set[str] = set()
         self._written: dict[str, LiveFile | None] = {}
         self._probes: list[str] = []
@@ -109,7 +109,7 @@ class Search:
         """Which rows are of the prompts, [rows.num_rows] bool."""
         found = pa.array([False] * rows.num_rows, pa.bool_())
         for columns, ids in (
-            (PROMPT_COLUMNS, self._wanted),
+            (PROMPT_COLUMNS, self.wanted),
             (ROLLOUT_COLUMNS, self.traces.rollout_ids),
         ):
             for name in set(columns) & set(rows.column_names):
@@ -131,7 +131,7 @@ class Search:
         if "prompt_id" in rows.column_names:
             traces.prompt_ids.update(rows["prompt_id"].to_pylist())
         if table == "dead_letters":
-            traces.prompt_ids.update(self._wanted & set(rows["row_id"].to_pylist()))
+            traces.prompt_ids.update(self.wanted & set(rows["row_id"].to_pylist()))
         elif table == "prompts":
             traces.first_turns.update(rows["first_turn_sha256"].to_pylist())
             traces.messages += rows["messages"].to_pylist()

@@ -23,11 +23,14 @@ from pipeline.policy_files import check_policies
 from pipeline.prompts import ingest
 from pipeline.stage import answers_file
 from tests.labeling.scripted_chat import ScriptedChat
+from tests.warehouse import conftest as stores
 from tests.warehouse.builder import label, publish_rows, rollout, small_warehouse
 from warehouse.catalog import read_table
 from warehouse.ledger import Ledger
 from warehouse.store import WarehouseError, open_store
 
+# The fixtures of both stores.
+s3_endpoint, s3_root, store_root = stores.s3_endpoint, stores.s3_root, stores.store_root
 SAY = ("--by", "ann", "--why", "asked by mail")
 
 
@@ -74,8 +77,9 @@ def test_verify_looks_at_the_policies_that_are_there(root: str) -> None:
     assert f"policies/{revision}" in call("verify", root, code=1)
 
 
-def test_verify_holds_the_files_of_a_policy_to_its_commit(root: str) -> None:
-    store, names = open_store(root), ("model.safetensors", "critic/model.safetensors", "a")
+def test_verify_holds_the_files_of_a_policy_to_its_commit(store_root: str) -> None:
+    small_warehouse(store_root)
+    store, names = open_store(store_root), ("model.safetensors", "critic/model.safetensors", "a")
     for name in names:
         store.put(f"policies/p1/{name}", b"weights")
     sha256 = hashlib.sha256(b"weights").hexdigest()
@@ -83,7 +87,7 @@ def test_verify_holds_the_files_of_a_policy_to_its_commit(root: str) -> None:
     Ledger(store).append("training", [], meta=meta)
     store.delete("policies/p1/a")
     store.put("policies/p1/a", b"wEights")
-    problems, count = check_policies(root)
+    problems, count = check_policies(store_root)
     assert {x.path: x.kind for x in problems} == {
         "policies/p1/a": "damaged",
         "policies/p1/b": "missing",

@@ -162,6 +162,8 @@ def test_the_report_names_what_it_found_and_cannot_reach(warehouse: Path, tmp_pa
         plan.policies, plan.siblings, plan.traces.rows,
     )  # fmt: skip
     assert done.deleted == done.files > 5
+    again = forget(root, ["jane"], **SAY)  # nothing is found any more, what was is remembered
+    assert (again.version, again.policies) == (None, plan.policies)
 
 
 def test_the_ledger_remembers_who_and_why_but_no_id(warehouse: Path) -> None:
