@@ -95,7 +95,8 @@ def verify(
         rows=sum(file.rows for file in files),
         bytes=sum(file.bytes for file in files),
         problems=tuple(problems),
-        orphans=tuple(orphans(entries, commits)),
+        # A lost commit would make orphans of all its files.
+        orphans=() if wrong else tuple(orphans(entries, commits)),
     )
 
 
