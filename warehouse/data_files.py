@@ -29,11 +29,8 @@ _PLAIN = re.compile(r"[a-z]+")
 
 
 def write_parquet(name: str, rows: pa.Table, path: Path) -> None:
-    """Writes conforming rows of table `name` with the encodings measured for it.
-
-    pyarrow's own zstd default is level 1; its default dictionary bloats near-unique columns.
-    """
-    with _writer(name, str(path)) as writer:
+    """Writes conforming rows of table `name` as one file, whatever its size."""
+    with parquet_writer(name, str(path)) as writer:
         writer.write_table(rows, TABLES[name].row_group_size)
 
 
@@ -63,7 +60,7 @@ def put_like(store: Store, file: LiveFile, rows: pa.Table) -> LiveFile:
     It keeps the schema version too: what a version's files lack is looked up when they are read.
     """
     with _local_file(store) as path:
-        with _writer(file.table, str(path), rows.schema, file.schema_version) as writer:
+        with parquet_writer(file.table, str(path), rows.schema, file.schema_version) as writer:
             writer.write_table(rows, TABLES[file.table].row_group_size)
         new = _describe(file.table, file.round, rows, path)
         new = replace(new, schema_version=file.schema_version)
@@ -75,7 +72,7 @@ def _write_up_to(max_bytes: int, name: str, rows: pa.Table, path: Path) -> int:
     """Writes as many row groups of `rows` as fit; returns the number of rows written."""
     size = TABLES[name].row_group_size
     written, largest, end = 0, 0, 0
-    with pa.OSFile(str(path), "wb") as sink, _writer(name, sink) as writer:
+    with pa.OSFile(str(path), "wb") as sink, parquet_writer(name, sink) as writer:
         while written < rows.num_rows and (written == 0 or end + largest <= max_bytes):
             group = rows.slice(written, size)
             writer.write_table(group, size)
@@ -85,12 +82,17 @@ def _write_up_to(max_bytes: int, name: str, rows: pa.Table, path: Path) -> int:
     return written
 
 
-def _writer(
+def parquet_writer(
     name: str,
     where: str | pa.NativeFile,
     schema: pa.Schema | None = None,
     version: int = SCHEMA_VERSION,
 ) -> pq.ParquetWriter:
+    """A writer of conforming rows of table `name` with the encodings measured for it.
+
+    `schema` and `version` are those of today unless rows of an older version are written anew.
+    pyarrow's own zstd default is level 1; its default dictionary bloats near-unique columns.
+    """
     table = TABLES[name]
     schema = table.schema if schema is None else schema
     encodings = dict.fromkeys(table.delta, "DELTA_BYTE_ARRAY")
