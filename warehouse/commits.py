@@ -134,6 +134,17 @@ def files_ever(commits: Iterable[Commit], replaced: Replacements) -> dict[str, L
     return {file.path: file for file in added if file is not None}
 
 
+def origins(commits: Iterable[Commit]) -> dict[str, str]:
+    """Path of today -> key whose work the file is: of the commit, or of the one it amends."""
+    every = list(commits)
+    replaced = Replacements(every)
+    return {
+        replaced.path(file.path): commit.meta.get("amends", commit.key)
+        for commit in every
+        for file in commit.add
+    }
+
+
 def unreadable_below(
     commits: Sequence[Commit], oldest: int, replaced: Replacements
 ) -> dict[str, LiveFile]:

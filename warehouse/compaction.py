@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from warehouse.commits import LiveFile
+from warehouse.commits import LiveFile, origins
 from warehouse.data_files import MAX_BYTES, put_like
 from warehouse.ledger import CorruptFile, Ledger
 from warehouse.schemas import TABLES
@@ -79,12 +79,12 @@ def _joinable(
     ledger: Ledger, table: str | None, rounds: Sequence[int] | None
 ) -> dict[str, list[list[LiveFile]]]:
     """Key -> groups of files of one schema version that may become one, two or more."""
-    written = ledger.written()
+    owner = origins(ledger.commits())
     groups: dict[tuple[str, str, int | None, int], list[LiveFile]] = {}
     for file in ledger.files(table=table, rounds=rounds):
-        commit, _ = written[file.path]
-        key = commit.meta.get("amends", commit.key)
-        groups.setdefault((key, file.table, file.round, file.schema_version), []).append(file)
+        groups.setdefault(
+            (owner[file.path], file.table, file.round, file.schema_version), []
+        ).append(file)
     found: dict[str, list[list[LiveFile]]] = {}
     for (key, *_), files in groups.items():
         if len(files) > 1 and sum(file.bytes for file in files) <= MAX_BYTES:
