@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import BinaryIO
 
 import pyarrow as pa
@@ -93,10 +93,9 @@ class FolderStore:
     def entries(self, prefix: str) -> list[Entry]:
         """What lies under `prefix` with size and age, sorted; also what a killed put left."""
         found = []
-        for path in self._files(prefix):
-            key = path.relative_to(self._folder).as_posix()
+        for key in self._files(prefix):
             try:
-                about = path.stat()
+                about = (self._folder / key).stat()
             except FileNotFoundError:  # a `put` beside us has just unlinked its temporary name
                 continue
             if key.startswith(prefix):
@@ -106,9 +105,10 @@ class FolderStore:
 
     def list(self, prefix: str) -> list[str]:
         """All keys that start with `prefix`, sorted; temporary files of `put` are no keys."""
-        keys = (path.relative_to(self._folder).as_posix() for path in self._files(prefix))
         return sorted(
-            key for key in keys if key.startswith(prefix) and not _is_temporary(Path(key))
+            key
+            for key in self._files(prefix)
+            if key.startswith(prefix) and not key.rpartition("/")[2].startswith(_TEMPORARY)
         )
 
     def exists(self, key: str) -> bool:
@@ -130,15 +130,18 @@ class FolderStore:
         """The local file system, and the folder."""
         return arrow_fs.LocalFileSystem(), str(self._folder)
 
-    def _files(self, prefix: str) -> Iterator[Path]:
-        folder = self._folder / prefix.rpartition("/")[0]
-        return (path for path in folder.rglob("*") if path.is_file())
+    def _files(self, prefix: str) -> Iterator[str]:
+        """Keys of the folder that `prefix` names, and of those below (plain text: it is hot)."""
+        top = str(self._folder)
+        for folder, _, names in os.walk(f"{top}/{prefix.rpartition('/')[0]}"):
+            below = os.path.relpath(folder, top)
+            for name in names:
+                yield name if below == "." else f"{below}/{name}"
 
     def _path(self, key: str) -> Path:
-        parts = PurePosixPath(key)
-        if not key or parts.is_absolute() or ".." in parts.parts:
+        if not key or key.startswith("/") or ".." in key.split("/"):
             raise StoreError(f"{key!r} is no key: it must be a relative path inside the warehouse")
-        return self._folder / parts
+        return self._folder / key
 
     def _create(self, key: str, write: Callable[[BinaryIO], object]) -> None:
         path = self._path(key)
