@@ -49,23 +49,26 @@ class Queries:
         """The result of `work`. Raises what it raises, and QueryCancelled after Ctrl-C."""
         results: list[_Result] = []
         errors: list[BaseException] = []
+        # Not Thread.join: interrupted, it takes a running thread for a finished one (Python 3.11).
+        done = threading.Event()
 
         def run() -> None:
             try:
                 results.append(work())
             except BaseException as error:  # noqa: BLE001 (handed to the caller, below)
                 errors.append(error)
+            finally:
+                done.set()
 
-        thread = threading.Thread(target=run, daemon=True)
-        thread.start()
+        threading.Thread(target=run, daemon=True).start()
         try:
-            thread.join()
+            done.wait()
         except KeyboardInterrupt:
             # Again and again: an interrupt before the query has begun is forgotten by then. And
             # whatever came back, a stream that was interrupted may look as if it had ended.
-            while thread.is_alive():
+            while not done.is_set():
                 self.con.interrupt()
-                thread.join(0.05)
+                done.wait(0.05)
             raise QueryCancelled from None
         if errors:
             raise errors[0]
