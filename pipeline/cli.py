@@ -15,6 +15,7 @@ import typer
 from pipeline import preferences_cli, sql_cli, suite_cli
 from pipeline.audit_cli import audit_app
 from pipeline.import_cli import import_files
+from pipeline.lineage_cli import lineage
 from pipeline.relabel_cli import relabel, replay_dead
 
 if TYPE_CHECKING:
@@ -190,6 +191,7 @@ app.command()(replay_dead)
 app.command("evaluate-labeler")(suite_cli.evaluate_labeler)
 app.command("evaluate-policy")(suite_cli.evaluate_policy)
 app.command("import")(import_files)
+app.command()(lineage)
 app.command()(preferences_cli.export)
 app.command("train-dpo")(preferences_cli.train_dpo)
 app.command("train-kto")(preferences_cli.train_kto)
