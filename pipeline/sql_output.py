@@ -75,7 +75,9 @@ class Queries:
         return results[0]
 
     def batches(self, relation: duckdb.DuckDBPyRelation) -> Iterator[pa.RecordBatch]:
-        """The rows of `relation`, some thousand at a time."""
+        """The rows of `relation`, some thousand at a time. Raises what DuckDB raises."""
+        import duckdb
+
         reader = self.call(lambda: relation.to_arrow_reader(_BATCH_ROWS))
         try:
             while True:
@@ -83,6 +85,8 @@ class Queries:
                     batch = self.call(reader.read_next_batch)
                 except StopIteration:
                     return
+                except OSError as error:  # as pyarrow passes on an error of the query
+                    raise duckdb.Error(str(error)) from error
                 if batch.num_rows:
                     yield batch
         finally:
@@ -135,7 +139,8 @@ def answer_text(
     else:
         from pipeline.sql_table import table_text
 
-        yield table_text(queries, relation, is_long=style == "long", is_terminal=is_terminal)
+        text = table_text(queries, relation, is_long=style == "long", is_terminal=is_terminal)
+        yield from text.splitlines(keepends=True)
 
 
 def _csv(queries: Queries, relation: duckdb.DuckDBPyRelation) -> Iterator[str]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _WIDE = 200  # off a terminal, as in console.py
 _SHOWN_ROWS = 200
 _SHOWN_RECORDS = 20
+_RULE = 64
 _SHOWN_ITEMS = 6
 _SHOWN_LETTERS = 400
 _NARROW = 24  # a column of text that is broken into less than this is no pleasure to read
@@ -132,7 +133,7 @@ def _records(
     margin = min(max(map(len, columns), default=0), 28)
     lines = []
     for number, row in enumerate(cells, start=1):
-        lines.append(f"-- {number} " + "-" * 60)
+        lines.append(f"-- {number} ".ljust(min(width or _RULE, _RULE), "-"))
         for name, cell in zip(columns, row, strict=True):
             parts = cell.split("\n")
             if width is not None:

@@ -43,6 +43,18 @@ class Terminal:
         """Presses keys: \\r is Enter, \\x03 Ctrl-C, \\x04 Ctrl-D, \\t Tab."""
         os.write(self._descriptor, keys.encode())
 
+    def wait_for_work(self, seconds: float) -> None:
+        """Until the program has used so many seconds more of the processor."""
+        start, end = self._processor_seconds(), time.monotonic() + 60
+        while self._processor_seconds() < start + seconds:
+            if time.monotonic() > end or self.process.poll() is not None:
+                raise AssertionError(f"it does not work: {self.shown[self._read_to :]!r}")
+            time.sleep(0.05)
+
+    def _processor_seconds(self) -> float:
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def wait_for_end(self, seconds: float = 30) -> int:
         """The exit code; what the program still shows is read."""
         end = time.monotonic() + seconds

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import duckdb
 import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
@@ -22,6 +23,7 @@ from pipeline.sql_session import Session
 from pipeline.sql_table import table_text
 from tests.pipeline.terminal import ROOT
 from tests.warehouse.builder import publish_rows, rollout, small_warehouse
+from warehouse.store import WarehouseError
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +40,7 @@ def roundhouse(*arguments: object, stdin: str | None = None, code: int = 0) -> s
     """What the command prints, on standard output; on standard error where it fails."""
     done = CliRunner().invoke(app, [str(a) for a in arguments], input=stdin)
     assert done.exit_code == code, done.output
-    return done.stdout if code == 0 else done.output
+    return done.stdout if code == 0 else " ".join(done.output.replace("│", " ").split())
 
 
 _VALUES = """
@@ -126,10 +128,8 @@ def _table(session: Session, query: str, *, is_terminal: bool = False) -> str:
 
 
 def test_a_table_names_null_and_counts(session: Session) -> None:
-    text = _table(session, "select null as a, 'x' as b union all select 2.5, '[red]'")
-    assert text == " a     b\nNULL  x\n2.5   [red]\n(2 rows)\n" or text.splitlines()[-1] == "(2 rows)"
-    assert "NULL" in text
-    assert "[red]" in text
+    text = _table(session, "select null as a, '[red]' as b union all select 2.5::double, null")
+    assert text == "   a  b\nNULL  [red]\n 2.5  NULL\n(2 rows)\n"
 
 
 def test_long_lists_are_shortened_and_their_length_is_said(session: Session) -> None:
@@ -148,7 +148,7 @@ def test_what_does_not_fit_a_terminal_stands_one_value_a_line(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "60")
     text = _table(session, "from rollouts order by rollout_id", is_terminal=True)
-    assert max(map(len, text.splitlines())) <= 64
+    assert max(map(len, text.splitlines())) <= 60
     assert text.count("-- 1 ---") == 1
     assert "      rollout_id: 0-p1-0\n" in text
     assert text.endswith("(10 rows)\n")
@@ -190,7 +190,7 @@ def test_statements_run_in_order_from_a_pipe_or_an_argument(root: Path) -> None:
 def test_one_file_takes_one_answer(root: Path, tmp_path: Path) -> None:
     for text, count in (("select 1; select 2", 2), ("set variable a = 1", 0)):
         said = roundhouse("sql", root, text, "--out", tmp_path / "a.csv", code=2)
-        assert f"this gives {count}" in " ".join(said.replace("│", " ").split())
+        assert f"this gives {count}" in said
     assert not (tmp_path / "a.csv").exists()
 
 
@@ -199,7 +199,7 @@ def test_wrong_use_is_named(root: Path, tmp_path: Path) -> None:
         "sql", root, "select 1", "--format", "xml", code=2
     )
     assert "--out FILE" in roundhouse("sql", root, "select 1", "--format", "parquet", code=2)
-    assert "is a folder" in roundhouse("sql", root, "select 1", "--out", tmp_path, code=2)
+    assert "name a file" in roundhouse("sql", root, "select 1", "--out", tmp_path, code=2)
 
 
 def test_the_files_of_the_warehouse_are_not_overwritten(root: Path) -> None:
@@ -208,14 +208,12 @@ def test_the_files_of_the_warehouse_are_not_overwritten(root: Path) -> None:
     data = live.read_bytes()
     for name in (live, root / "_ledger" / "0000000099.json", root / "new" / "a.csv"):
         said = roundhouse("sql", root, "select 1", "--out", name, "--format", "csv", code=2)
-        assert "lies in the warehouse" in " ".join(said.replace("│", " ").split())
+        assert "lies in the warehouse" in said
     assert live.read_bytes() == data
     assert sorted(root.rglob("*")) == before
 
 
 def test_a_query_that_fails_leaves_the_file_as_it_was(session: Session, tmp_path: Path) -> None:
-    import duckdb
-
     out = tmp_path / "a.csv"
     out.write_text("before")
     late = session.con.sql(
@@ -241,7 +239,9 @@ def test_describe_explains_tables_marts_questions_and_itself(root: Path) -> None
     assert kinds["toxicity_by_round"] == "mart"
     assert all(row["description"] for row in everything)
     text = roundhouse("describe", root, "rewards")
-    assert text.startswith("rewards: one row per rollout and reward recipe\nkey: rollout_id, recipe")
+    assert text.startswith(
+        "rewards: one row per rollout and reward recipe\nkey: rollout_id, recipe"
+    )
     assert "reward           FLOAT" in text
     text = roundhouse("describe", root, "toxicity_by_round")
     assert "A completion is toxic at a score of at least .5." in text
@@ -282,9 +282,7 @@ def test_query_lists_answers_and_writes(root: Path, tmp_path: Path) -> None:
     ],
     ids=["sql", "query", "status", "status of the newest"],
 )  # fmt: skip
-def test_a_version_is_read_as_it_was(
-    root: Path, tmp_path: Path, count: Callable[..., int]
-) -> None:
+def test_a_version_is_read_as_it_was(root: Path, tmp_path: Path, count: Callable[..., int]) -> None:
     copy = Path(shutil.copytree(root, tmp_path / "copy"))
     head = Session(copy).version
     then = count(copy)
@@ -301,12 +299,11 @@ def test_describe_report_export_and_audit_take_a_version(root: Path, tmp_path: P
     sft = ("export", root, "sft", "--out")
     assert "0 completions" in roundhouse(*sft, tmp_path / "a.jsonl", "--as-of", 0)
     assert "1 completions" in roundhouse(*sft, tmp_path / "b.jsonl")
-    sample = ("audit", "sample", root, "--count", 2, "--out")
-    early = CliRunner().invoke(
-        app, [*map(str, sample), str(tmp_path / "a.csv"), "--as-of", "0"]
-    )
-    assert "nothing" in str(early.exception) or "no " in str(early.exception)
-    assert "2 completions" in roundhouse(*sample, tmp_path / "b.csv")
+    sample = ("audit", "sample", root, "--count", 8, "--out")
+    early = CliRunner().invoke(app, [*map(str, sample), str(tmp_path / "a.csv"), "--as-of", "0"])
+    assert isinstance(early.exception, WarehouseError)
+    assert not (tmp_path / "a.csv").exists()
+    assert "8 completions" in roundhouse(*sample, tmp_path / "b.csv")
     for command in (("describe", root), ("sql", root, "select 1"), ("status", root)):
         unknown = CliRunner().invoke(app, [*map(str, command), "--as-of", "99"])
         assert "no version 99; the last one is" in str(unknown.exception)

@@ -93,7 +93,7 @@ def test_what_reads_is_answered(ask: Ask, text: str, rows: object) -> None:
         "explain analyze with c as (copy rounds to '{inside}') from c",
         "set variable a = (with c as (copy rounds to '{inside}') select count(*) from c)",
         "create temp table t as with c as (copy rounds to '{inside}') from c",
-        'create temp view v (") as select 1 --") as with c as (copy rounds to \'{inside}\') from c',
+        "create temp view v (\") as select 1 --\") as with c as (copy rounds to '{inside}') from c",
         "with i as (insert into empty.gold select * from gold returning *) from i",
         "from query('with c as (copy rounds to ''{inside}'') from c')",
         "from json_execute_serialized_sql(json_serialize_sql('select 1'))",
