@@ -1,4 +1,4 @@
-"""A command on a real pseudo-terminal, as a person sits before it. Not here: what it must answer."""
+"""A command on a real pseudo-terminal, as people use it. Not here: what it must answer."""
 
 from __future__ import annotations
 

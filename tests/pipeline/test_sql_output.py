@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -92,7 +91,7 @@ def test_parquet_keeps_types_and_order(root: Path, tmp_path: Path) -> None:
     assert table["rollout_id"].to_pylist() == sorted(table["rollout_id"].to_pylist(), reverse=True)
     assert str(table.schema.field("completion_ids").type).startswith("list<")
     assert table.num_rows == 10
-    assert os.listdir(out.parent) == ["rollouts.parquet"]
+    assert list(out.parent.iterdir()) == [out]
     roundhouse("sql", root, "from rounds where false", "--out", out)
     assert pq.read_table(out).num_rows == 0
 
@@ -224,11 +223,11 @@ def test_a_query_that_fails_leaves_the_file_as_it_was(session: Session, tmp_path
         with pytest.raises(duckdb.Error, match="late"):
             write_answer(session.queries, late, style, out)
     assert out.read_text() == "before"
-    assert os.listdir(tmp_path) == ["a.csv"]
+    assert list(tmp_path.iterdir()) == [out]
     twice = session.con.sql("select 1 as a, 2 as a")
     with pytest.raises(OutputError, match="two columns are called a"):
         write_answer(session.queries, twice, "parquet", tmp_path / "b.parquet")
-    assert os.listdir(tmp_path) == ["a.csv"]
+    assert list(tmp_path.iterdir()) == [out]
 
 
 def test_describe_explains_tables_marts_questions_and_itself(root: Path) -> None:
@@ -239,9 +238,7 @@ def test_describe_explains_tables_marts_questions_and_itself(root: Path) -> None
     assert kinds["toxicity_by_round"] == "mart"
     assert all(row["description"] for row in everything)
     text = roundhouse("describe", root, "rewards")
-    assert text.startswith(
-        "rewards: one row per rollout and reward recipe\nkey: rollout_id, recipe"
-    )
+    assert text.startswith("rewards: one row per rollout and reward recipe\nkey: rollout_id")
     assert "reward           FLOAT" in text
     text = roundhouse("describe", root, "toxicity_by_round")
     assert "A completion is toxic at a score of at least .5." in text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import stat
 import time
 from collections.abc import Iterator
@@ -123,7 +122,7 @@ def test_ctrl_c_ends_a_single_query_without_a_file(root: Path, tmp_path: Path, s
         assert terminal.shown.rstrip().endswith("cancelled")
         assert "Traceback" not in terminal.shown
     if style == "parquet":
-        assert os.listdir(out.parent) == []
+        assert list(out.parent.iterdir()) == []
 
 
 def _wait_for_a_file(folder: Path) -> None:
@@ -243,4 +242,4 @@ def test_columns_of_what_is_named_come_first(session: Session) -> None:
 
 def test_each_completion_says_what_it_is(session: Session) -> None:
     found = SqlCompleter(session).get_completions(Document("from rollou"), CompleteEvent())
-    assert [c.display_meta_text for c in found][0] == "one row per sampled completion"
+    assert next(c.display_meta_text for c in found) == "one row per sampled completion"
