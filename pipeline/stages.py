@@ -48,6 +48,7 @@ def _prepare(config: RunConfig) -> StageReport:
     from pipeline.starters import build_starters
 
     started = time.monotonic()
+    open_store(config.warehouse)  # a place that cannot be a warehouse is refused first
     build_starters(config)
     choose_engine(config.rollouts.engine, base_policy(config).folder)
     for labeler in config.labelers:
@@ -59,6 +60,8 @@ def _prepare(config: RunConfig) -> StageReport:
     notes = {"train": str(result.train), "hold-out": str(result.holdout)}
     if result.malformed:
         notes["malformed"] = f"{result.malformed} (left out: {'; '.join(result.examples)})"
+    if result.forgotten:
+        notes["forgotten"] = f"{result.forgotten} (stay out)"
     if result.duplicates:
         notes["duplicates"] = str(result.duplicates)
     count = result.train + result.holdout

@@ -62,7 +62,7 @@ def connect(root: str | Path, as_of: int | None = None) -> duckdb.DuckDBPyConnec
     # that reads it. Over empty tables of the same types that costs nothing.
     for name, live in by_table.items():
         if live:
-            create_table_view(con, store, name, live)
+            create_table_view(con, store, name, live, is_beside_rollouts=True)
     _comment(con, GRAINS | {name: _first_comment(sql) for name, sql in marts.items()})
     con.execute("commit")
     return con

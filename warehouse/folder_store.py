@@ -49,7 +49,15 @@ class FolderStore:
         self._create(key, lambda file: file.write(data))
 
     def put_file(self, key: str, path: Path) -> None:
-        """Creates `key` with the bytes of the local file `path`. Raises AlreadyExists."""
+        """Creates `key` with the bytes of the local file `path`. Raises AlreadyExists.
+
+        A file under a temporary name of ours is linked instead of copied: nobody else writes it.
+        """
+        if path.parent == self._folder and _is_temporary(path):
+            path.chmod(0o644)
+            self._make_folder(self._path(key).parent)
+            self._publish(path, key)
+            return
 
         def copy(target: BinaryIO) -> None:
             with path.open("rb") as source:
@@ -142,14 +150,19 @@ class FolderStore:
                 # mkstemp gives 0600; what is published is for whoever may read the folder.
                 os.fchmod(descriptor, 0o644)
                 write(file)
-                file.flush()
-                os.fsync(descriptor)
-            os.link(temporary, path)
-            _sync_folder(path.parent)
-        except FileExistsError:
-            raise AlreadyExists(f"{self.root}: {key} is there already") from None
+            self._publish(temporary, key)
         finally:
             temporary.unlink(missing_ok=True)
+
+    def _publish(self, temporary: Path, key: str) -> None:
+        """The bytes of `temporary` reach the disk, then they get their name, then that does."""
+        path = self._path(key)
+        _sync(temporary)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            raise AlreadyExists(f"{self.root}: {key} is there already") from None
+        _sync(path.parent)
 
     def _make_folder(self, folder: Path) -> None:
         if folder.is_dir():
@@ -157,7 +170,7 @@ class FolderStore:
         self._make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
         # Without this a power cut may forget the new folder together with the file in it.
-        _sync_folder(folder.parent)
+        _sync(folder.parent)
 
     def _probe_links(self) -> None:
         descriptor, name = tempfile.mkstemp(dir=self._folder, prefix=_TEMPORARY)
@@ -176,8 +189,8 @@ class FolderStore:
             Path(name).unlink()
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -38,7 +38,10 @@ class Lineage:
         self.ledger = Ledger(self.store)
         self.commits = self.ledger.commits(as_of)
         self.version = len(self.commits) - 1
-        self._writers = {file.path: commit for commit in self.commits for file in commit.add}
+        # Of all versions: what a later commit replaces, it replaces at every one.
+        self._writers = {
+            file.path: commit for commit in self.ledger.commits() for file in brought_by(commit)
+        }
         self._con = connect(root, self.version)
 
     def at(self, version: int) -> Lineage:
@@ -105,6 +108,11 @@ class Lineage:
             "training_run_id": training.meta.get("training_run_id"),
             "code_version": training.code_version,
         }
+
+
+def brought_by(commit: Commit) -> list[LiveFile]:
+    """The files that a commit brought, added or in the place of others."""
+    return [*commit.add, *(file for file in commit.replace.values() if file is not None)]
 
 
 def commit_row(commit: Commit) -> Row:

@@ -27,6 +27,7 @@ from matplotlib.ticker import MaxNLocator
 
 from warehouse.catalog import connect
 from warehouse.ledger import Ledger, LiveFile
+from warehouse.s3_address import display_name, is_remote
 from warehouse.store import open_store
 
 _EXAMPLES_EACH = 4
@@ -76,7 +77,7 @@ def write_report(root: str | Path, out: Path, as_of: int | None = None) -> Path:
     toxicity = _rows(con, "from toxicity_by_round")
     rounds, measures = _evaluation_table(con)
     page = _template().render(
-        name=Path(root).resolve().name,
+        name=_name(str(root)),
         version=commits[-1] if commits else None,
         chart=_toxicity_chart(toxicity) if toxicity else None,
         toxicity=toxicity,
@@ -94,6 +95,11 @@ def write_report(root: str | Path, out: Path, as_of: int | None = None) -> Path:
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(page, encoding="utf-8")
     return out
+
+
+def _name(root: str) -> str:
+    """What the page calls the warehouse: the folder's name, or where it lies on S3."""
+    return display_name(root) if is_remote(root) else Path(root).resolve().name
 
 
 def _rows(con: duckdb.DuckDBPyConnection, query: str) -> list[_Row]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from tests.warehouse.builder import (
     rollout,
     round_row,
 )
+from warehouse.ledger import Ledger
 from warehouse.lineage import Lineage, NotFound, trace_round
 from warehouse.lineage_numbers import trace_number
 from warehouse.lineage_policies import known_revision, trace_policy, trace_record
@@ -268,6 +270,21 @@ def test_a_file_leads_to_its_commits_and_rows(tmp_path: Path) -> None:
     assert found["rows"] == [{"round": 0}]
     open_store(tmp_path).delete(old)
     assert "rows" not in trace_file(Lineage(tmp_path), old)
+
+
+def test_a_file_that_forget_wrote_leads_to_what_it_replaced(tmp_path: Path) -> None:
+    two_nights(tmp_path)
+    store = open_store(tmp_path)
+    (old,) = Lineage(tmp_path).files_with("rollouts", [1], "rollout_id", ["1-p1-0"])
+    new = replace(old, path="rollouts/round=1/rewritten.parquet")
+    store.put(new.path, store.get(old.path))
+    Ledger(store).append("forget/1", [], operation="forget", replace={old.path: new})
+    lineage = Lineage(tmp_path)
+    assert keys(trace_rollout(lineage, "1-p1-0")["lies in"]) == ["forget/1"]
+    assert trace_file(lineage, old.path)["replaced by"]["key"] == "forget/1"
+    assert trace_file(lineage, new.path)["added by"]["key"] == "forget/1"
+    # At every version, older ones included.
+    assert keys(trace_rollout(lineage.at(9), "1-p1-0")["lies in"]) == ["forget/1"]
 
 
 # A policy
