@@ -44,9 +44,7 @@ def connect(root: str | Path, as_of: int | None = None) -> duckdb.DuckDBPyConnec
     Raises StoreError when there is no such folder, WarehouseError for an unknown version.
     """
     store = open_store(root, read_only=True)
-    ledger = Ledger(store)
-    commits = ledger.commits(as_of)
-    files = ledger.files(len(commits) - 1)
+    commits, files = Ledger(store).snapshot(as_of)
     by_table: dict[str, list[LiveFile]] = {name: [] for name in TABLES}
     for file in files:
         by_table[file.table].append(file)
