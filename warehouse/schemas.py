@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-# 2: labels.is_cached, .is_consistent; rounds.decided_*. 3: labels.purpose
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 3  # 2: labels.is_cached, .is_consistent, rounds.decided_*; 3: labels.purpose
 
 _TERM = pa.struct(
     [("labeler", pa.string()), ("label_id", pa.string())]
@@ -88,7 +87,6 @@ STATUSES = _words(
     "ok ok_repaired malformed refusal off_schema out_of_range non_finite empty truncated "
     "low_mass wrong_language too_long filtered timeout throttled error ambiguous"
 )
-
 
 _ALL = [
     Table(

@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import select
+import signal
 import struct
 import subprocess
 import sys
@@ -74,6 +75,15 @@ class Terminal:
         return bool(data)
 
 
+def _sit_down() -> None:
+    """In the child: this terminal is its own, and Ctrl-C means what it says.
+
+    A test run in the background would pass on that it ignores it.
+    """
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @contextmanager
 def roundhouse_on_a_terminal(
     *arguments: str, columns: int = 120, cache: Path
@@ -87,7 +97,7 @@ def roundhouse_on_a_terminal(
         stdout=theirs,
         stderr=theirs,
         start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        preexec_fn=_sit_down,
         cwd=ROOT,
         env=os.environ
         | {"ROUNDHOUSE_CACHE": str(cache), "TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1"},

@@ -98,6 +98,7 @@ def test_the_history_of_the_last_session_is_there(root: Path, tmp_path: Path) ->
             terminal.wait_for("roundhouse>")
             terminal.type(keys)
             assert "42" in terminal.wait_for("(1 row)")
+            terminal.wait_for("roundhouse>")
             terminal.type("\x04")
             assert terminal.wait_for_end() == 0
 
