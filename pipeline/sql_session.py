@@ -128,7 +128,7 @@ class Session:
             )
         sql = load_query(name)
         answer = self.con.sql(sql, params={"rollout": ""} if "$rollout" in sql else None)
-        known = load_descriptions().of(name, answer.columns)
+        known = load_descriptions(with_questions=True).of(name, answer.columns)
         rows = ", ".join(
             f"({place}, {quote(column)}, {quote(str(kind))}, {_literal(known.get(column))})"
             for place, (column, kind) in enumerate(zip(answer.columns, answer.types, strict=True))

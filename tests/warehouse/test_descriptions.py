@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from warehouse.catalog import connect, view_columns
+from warehouse.catalog import connect, load_query, query_names, view_columns
 from warehouse.descriptions import Descriptions, load_descriptions
 from warehouse.ledger_views import GRAINS
 from warehouse.schemas import TABLES
@@ -21,6 +21,24 @@ def test_every_column_has_a_sentence_and_every_sentence_a_column(tmp_path: Path)
         for view, names in columns.items()
         for column in names
         if column not in descriptions.of(view, names)
+    ]
+    assert missing == []
+    assert descriptions.unused(columns) == []
+
+
+def test_so_have_the_columns_of_the_questions(tmp_path: Path) -> None:
+    con = connect(tmp_path)
+    columns = view_columns(con)
+    for name in query_names().keys() - columns.keys():
+        sql = load_query(name)
+        answer = con.sql(sql, params={"rollout": ""} if "$rollout" in sql else None)
+        columns[name] = answer.columns
+    descriptions = load_descriptions(with_questions=True)
+    missing = [
+        f"{name}.{column}"
+        for name, names in columns.items()
+        for column in names
+        if column not in descriptions.of(name, names)
     ]
     assert missing == []
     assert descriptions.unused(columns) == []
