@@ -9,7 +9,7 @@ Not here: how the files of a table are read (reading.py), writing (publish.py).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from graphlib import TopologicalSorter
 from importlib.resources import files as resource_files
 from importlib.resources.abc import Traversable
@@ -38,16 +38,21 @@ __all__ = [
 _FOLDERS = ("", "audit", "questions")
 
 
-def connect(root: str | Path, as_of: int | None = None) -> duckdb.DuckDBPyConnection:
+def connect(
+    root: str | Path, as_of: int | None = None, rounds: Sequence[int | None] | None = None
+) -> duckdb.DuckDBPyConnection:
     """A DuckDB connection with one view per table and one per mart, pinned to version `as_of`.
 
+    With `rounds`, the tables that have rounds show the rows of these alone, and what a query costs
+    does not depend on how many other nights there are.
     Raises StoreError when there is no such folder, WarehouseError for an unknown version.
     """
     store = open_store(root, read_only=True)
     commits, files = Ledger(store).snapshot(as_of)
     by_table: dict[str, list[LiveFile]] = {name: [] for name in TABLES}
     for file in files:
-        by_table[file.table].append(file)
+        if rounds is None or file.round in rounds or not TABLES[file.table].by_round:
+            by_table[file.table].append(file)
     con = open_connection()
     con.execute("begin")
     create_ledger_views(con, commits, files)

@@ -28,11 +28,8 @@ _PLAIN = re.compile(r"[a-z]+")
 
 
 def write_parquet(name: str, rows: pa.Table, path: Path) -> None:
-    """Writes conforming rows of table `name` with the encodings measured for it.
-
-    pyarrow's own zstd default is level 1; its default dictionary bloats near-unique columns.
-    """
-    with _writer(name, str(path)) as writer:
+    """Writes conforming rows of table `name` as one file, whatever its size."""
+    with parquet_writer(name, str(path)) as writer:
         writer.write_table(rows, TABLES[name].row_group_size)
 
 
@@ -60,7 +57,7 @@ def _write_up_to(max_bytes: int, name: str, rows: pa.Table, path: Path) -> int:
     """Writes as many row groups of `rows` as fit; returns the number of rows written."""
     size = TABLES[name].row_group_size
     written, largest, end = 0, 0, 0
-    with pa.OSFile(str(path), "wb") as sink, _writer(name, sink) as writer:
+    with pa.OSFile(str(path), "wb") as sink, parquet_writer(name, sink) as writer:
         while written < rows.num_rows and (written == 0 or end + largest <= max_bytes):
             group = rows.slice(written, size)
             writer.write_table(group, size)
@@ -70,7 +67,11 @@ def _write_up_to(max_bytes: int, name: str, rows: pa.Table, path: Path) -> int:
     return written
 
 
-def _writer(name: str, where: str | pa.NativeFile) -> pq.ParquetWriter:
+def parquet_writer(name: str, where: str | pa.NativeFile) -> pq.ParquetWriter:
+    """A writer of conforming rows of table `name` with the encodings measured for it.
+
+    pyarrow's own zstd default is level 1; its default dictionary bloats near-unique columns.
+    """
     table = TABLES[name]
     encodings = dict.fromkeys(table.delta, "DELTA_BYTE_ARRAY")
     for field in table.schema:

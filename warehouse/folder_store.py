@@ -93,10 +93,9 @@ class FolderStore:
     def entries(self, prefix: str) -> list[Entry]:
         """What lies under `prefix` with size and age, sorted; also what a killed put left."""
         found = []
-        for path in self._files(prefix):
-            key = path.relative_to(self._folder).as_posix()
+        for key in self._files(prefix):
             try:
-                about = path.stat()
+                about = (self._folder / key).stat()
             except FileNotFoundError:  # a `put` beside us has just unlinked its temporary name
                 continue
             if key.startswith(prefix):
@@ -106,14 +105,11 @@ class FolderStore:
 
     def list(self, prefix: str) -> list[str]:
         """All keys that start with `prefix`, sorted; temporary files of `put` are no keys."""
-        start = self._folder / prefix.rpartition("/")[0]
-        found = []
-        # Strings, not paths: a year of nights has thousands of commits.
-        for place, _, names in os.walk(start):
-            folder = Path(place).relative_to(self._folder).as_posix()
-            ahead = "" if folder == "." else f"{folder}/"
-            found += [ahead + name for name in names if not name.startswith(_TEMPORARY)]
-        return sorted(key for key in found if key.startswith(prefix))
+        return sorted(
+            key
+            for key in self._files(prefix)
+            if key.startswith(prefix) and not key.rpartition("/")[2].startswith(_TEMPORARY)
+        )
 
     def exists(self, key: str) -> bool:
         """Whether `key` is there."""
@@ -134,9 +130,13 @@ class FolderStore:
         """The local file system, and the folder."""
         return arrow_fs.LocalFileSystem(), str(self._folder)
 
-    def _files(self, prefix: str) -> Iterator[Path]:
-        folder = self._folder / prefix.rpartition("/")[0]
-        return (path for path in folder.rglob("*") if path.is_file())
+    def _files(self, prefix: str) -> Iterator[str]:
+        """Keys of the folder that `prefix` names, and of those below (plain text: it is hot)."""
+        top = str(self._folder)
+        for folder, _, names in os.walk(f"{top}/{prefix.rpartition('/')[0]}"):
+            below = os.path.relpath(folder, top)
+            for name in names:
+                yield name if below == "." else f"{below}/{name}"
 
     def _path(self, key: str) -> Path:
         if not key or key.startswith("/") or ".." in key.split("/"):

@@ -9,6 +9,7 @@ Not here: which views there are (catalog.py).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -109,10 +110,12 @@ def _local_query(
         typed = (f"{_quote_name(f.name)} {_sql_type(f.type)}" for f in TABLES[name].schema)
         con.execute(f"create table if not exists empty.{name} ({', '.join(typed)})")
         parts.append(f"select * from empty.{name}")
+    root = str(store.local_path("_")).removesuffix("_")
     alike: dict[tuple[int, str], list[str]] = {}
     for file in files:
-        kind = (-file.schema_version, _folder_columns(store, file))
-        alike.setdefault(kind, []).append(str(store.local_path(file.path)))
+        # Where the warehouse's own path has a `=`, DuckDB would take that for a column as well.
+        columns = "" if "=" in root else _folder_columns(name, file.path)
+        alike.setdefault((-file.schema_version, columns), []).append(root + file.path)
     for (_, columns), paths in sorted(alike.items()):
         # Folders like `round=17` tell DuckDB which files it need not open.
         hive = f"true, hive_types = {{{columns}}}" if columns else "false"
@@ -121,18 +124,17 @@ def _local_query(
     return " union all by name ".join(parts)
 
 
-def _folder_columns(store: Store, file: LiveFile) -> str:
-    """The columns that the folders of `file` name, with their SQL types; empty for none.
+def _folder_columns(table: str, path: str) -> str:
+    """The columns that the folders of `path` name, with their SQL types; empty for none."""
+    names = tuple(part.partition("=")[0] for part in path.split("/") if "=" in part)
+    return _sql_types(table, names)
 
-    Empty as well where the warehouse's own path has a `=`, which DuckDB would take for a column.
-    """
-    if "=" in store.root:
-        return ""
-    schema = TABLES[file.table].schema
-    names = [part.partition("=")[0] for part in file.path.split("/") if "=" in part]
-    return ", ".join(
-        f"{quote(name)}: {quote(_sql_type(schema.field(name).type))}" for name in names
-    )
+
+@functools.cache
+def _sql_types(table: str, names: tuple[str, ...]) -> str:
+    schema = TABLES[table].schema
+    types = {name: _sql_type(schema.field(name).type) for name in names}
+    return ", ".join(f"{quote(name)}: {quote(kind)}" for name, kind in types.items())
 
 
 def read_table(

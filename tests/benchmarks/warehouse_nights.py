@@ -11,7 +11,8 @@ is NULL. Rows are made by column from a seed. Not here: what is measured (wareho
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -25,54 +26,24 @@ from warehouse.schemas import TABLES, conform, table_from_rows
 from warehouse.store import open_store
 
 SAMPLES = 4
+LAST_STAGE = "rewards"
 HOLDOUT_SHARE = 800 / 2848
 _STARTED = datetime(2026, 1, 1, 2, tzinfo=UTC)
 _HEX = np.frombuffer(b"".join(b"%02x" % byte for byte in range(256)), dtype="<u2")
-_WORDS = [
-    "the",
-    "policy",
-    "answers",
-    "politely",
-    "and",
-    "stays",
-    "with",
-    "the",
-    "question",
-    "that",
-    "was",
-    "asked",
-    "although",
-    "one",
-    "remark",
-    "about",
-    "the",
-    "neighbour",
-    "is",
-    "rude",
-    "enough",
-    "to",
-    "be",
-    "marked",
-    "down",
-    "by",
-    "any",
-    "careful",
-    "reader",
-    "of",
-    "this",
-    "text",
-]
+_TEXT = (
+    "the policy answers politely and stays with the question that was asked although one remark "
+    "about the neighbour is rude enough to be marked down by any careful reader of this text"
+)
 
 
 @dataclass(frozen=True)
 class Labeler:
-    """One labeler of the made-up nights; `rationale_words` 0 is a classifier."""
+    """One labeler of the made-up nights."""
 
     name: str
     criterion: str
     role: str
     kind: str = "classifier"
-    rationale_words: int = 0
 
     @property
     def revision(self) -> str:
@@ -81,8 +52,8 @@ class Labeler:
 
 
 LABELERS = (
-    Labeler("helpful-judge", "helpfulness", "reward", "judge", rationale_words=30),
-    Labeler("honest-judge", "honesty", "reward", "judge", rationale_words=30),
+    Labeler("helpful-judge", "helpfulness", "reward", "judge"),
+    Labeler("honest-judge", "honesty", "reward", "judge"),
     Labeler("metric", "toxicity", "metric"),
     Labeler("politeness", "politeness", "reward"),
     Labeler("toxicity", "toxicity", "reward"),
@@ -91,11 +62,15 @@ LABELERS = (
 
 @dataclass(frozen=True)
 class Nights:
-    """How many nights, labels a night, and whether judges write rationales."""
+    """How many nights, labels a night, words of a judge's rationale, and tokens of a completion.
+
+    0 words make no rationale (and so a hundred million labels 10 GB), 0 tokens text-only rollouts.
+    """
 
     rounds: int
     labels: int
-    has_text: bool = True
+    words: int = 30
+    tokens: int = 0
 
     @property
     def prompts(self) -> dict[str, int]:
@@ -105,6 +80,18 @@ class Nights:
         return {"holdout": holdout, "train": max(2, prompts - holdout)}
 
 
+def made_up_nights(root: Path, nights: Nights) -> Path:
+    """A warehouse of these nights at `root`; what is there of it already is not made again."""
+    root.mkdir(parents=True, exist_ok=True)
+    about = root.with_suffix(".json")
+    wanted = json.dumps(asdict(nights))
+    if about.exists() and about.read_text() != wanted:
+        raise ValueError(f"{root}: there are other nights ({about.read_text()}); delete them first")
+    about.write_text(wanted)
+    append_nights(root, nights, 0, nights.rounds)
+    return root
+
+
 def append_nights(root: Path, nights: Nights, first: int, last: int) -> None:
     """Writes and commits the nights `first` up to `last` (exclusive) of the warehouse `root`.
 
@@ -112,10 +99,15 @@ def append_nights(root: Path, nights: Nights, first: int, last: int) -> None:
     """
     store = open_store(root)
     ledger = Ledger(store)
+    there = {commit.key for commit in ledger.commits()}
     for number in range(first, last):
-        for key, parts in night_commits(number, nights).items():
-            files = [file for name, rows in parts for file in put_rows(store, name, rows)]
-            ledger.append(f"round={number}/{key}", files, code_version="benchmark")
+        if f"round={number}/{LAST_STAGE}" in there:
+            continue
+        for stage, parts in night_commits(number, nights).items():
+            key = f"round={number}/{stage}"
+            if key not in there:
+                files = [file for name, rows in parts for file in put_rows(store, name, rows)]
+                ledger.append(key, files, code_version="benchmark")
 
 
 def night_commits(number: int, nights: Nights) -> dict[str, list[tuple[str, pa.Table]]]:
@@ -214,7 +206,24 @@ def rollout_rows(number: int, purpose: str, nights: Nights) -> pa.Table:
         "completion_sha256": _strings(_random_hex(rng, count, 64)),
         "seed": pa.array(rng.integers(0, 2**63, count, np.int64)),
     }
+    if nights.tokens:
+        columns |= _token_columns(rng, count, nights.tokens)
     return _with_constants("rollouts", columns, constant, count)
+
+
+def _token_columns(rng: np.random.Generator, count: int, tokens: int) -> dict[str, pa.Array]:
+    """Prompts of 20 tokens, completions of `tokens` on average, ids by Zipf's law."""
+    prompt = pa.array(np.arange(0, 20 * count + 1, 20, dtype=np.int32))
+    lengths = rng.integers(tokens // 2, tokens + tokens // 2, count)
+    ends = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
+    total = int(lengths.sum())
+    drawn = np.minimum(rng.zipf(1.3, total + 20 * count), 31_999).astype(np.int32)
+    logprobs = -rng.exponential(1.0, total).astype(np.float32)
+    return {
+        "prompt_ids": pa.ListArray.from_arrays(prompt, pa.array(drawn[total:])),
+        "completion_ids": pa.ListArray.from_arrays(ends, pa.array(drawn[:total])),
+        "behavior_logprobs": pa.ListArray.from_arrays(ends, pa.array(logprobs)),
+    }
 
 
 def label_rows(rollouts: pa.Table, labeler: Labeler, nights: Nights) -> pa.Table:
@@ -226,7 +235,7 @@ def label_rows(rollouts: pa.Table, labeler: Labeler, nights: Nights) -> pa.Table
     # A policy that gets less toxic from night to night.
     raw = rng.normal(-1.0 - number / 200, 2.0, count)
     score = pa.array(1 / (1 + np.exp(-raw)), mask=~is_scored)
-    is_judge = labeler.rationale_words > 0
+    is_judge = labeler.kind == "judge"
     columns = {
         name: rollouts[name] for name in ("rollout_id", "prompt_id", "completion_sha256")
     } | {
@@ -237,8 +246,8 @@ def label_rows(rollouts: pa.Table, labeler: Labeler, nights: Nights) -> pa.Table
         "status": pa.array(np.where(is_scored, "ok", "malformed")),
         "input_tokens": pa.array(rng.integers(20, 60, count, np.int32)),
     }
-    if is_judge and nights.has_text:
-        columns["rationale"] = _sentences(rng, count, labeler.rationale_words)
+    if is_judge and nights.words:
+        columns["rationale"] = _sentences(rng, count, nights.words)
     constant = {
         "round": number,
         "labeler": labeler.name,
@@ -305,7 +314,7 @@ def _strings(characters: np.ndarray) -> pa.StringArray:
 
 def _sentences(rng: np.random.Generator, count: int, words: int) -> pa.Array:
     """Texts of about `words` words, cut from one long random text."""
-    text = " ".join(rng.choice(_WORDS, 40_000)).encode()
+    text = " ".join(rng.choice(_TEXT.split(), 40_000)).encode()
     length = words * 6
     starts = rng.integers(0, len(text) - 2 * length, count)
     ends = starts + rng.integers(length // 2, length + length // 2, count)
