@@ -323,7 +323,7 @@ def _process(*arguments: object, **options: object) -> subprocess.Popen[str]:
 @pytest.mark.parametrize("style", ["csv", "json", "table"])
 def test_a_reader_that_leaves_is_no_traceback(root: Path, style: str) -> None:
     # Nobody could wait for all rows of the first two, nor hold them: they come as they are found.
-    count = 30_000 if style == "table" else 100_000_000_000
+    count = 3_000 if style == "table" else 100_000_000_000
     query = f"select i, repeat('x', 100) as x from range({count}) as t (i)"
     with _process("sql", root, query, "--format", style) as process:
         assert process.stdout is not None

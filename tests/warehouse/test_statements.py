@@ -34,8 +34,9 @@ def _asker(root: str | Path) -> Ask:
     return ask
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def ask(shared_warehouse: Path) -> Ask:
+    """One session for all tests: what one of them would leave behind, the next would meet."""
     return _asker(shared_warehouse)
 
 
@@ -137,14 +138,14 @@ def test_what_reads_is_answered(ask: Ask, text: str, rows: object) -> None:
     ],
 )
 def test_what_does_more_than_read_is_refused_before_it_runs(
-    warehouse: Path, tmp_path: Path, text: str
+    ask: Ask, shared_warehouse: Path, tmp_path: Path, text: str
 ) -> None:
     (tmp_path / "secret.csv").write_text("a\n1\n")
-    before = sorted(warehouse.rglob("*"))
-    filled = text.format(inside=warehouse / "rounds" / "mine", secret=tmp_path / "secret.csv")
+    inside = shared_warehouse / "rounds" / "mine"
     with pytest.raises(ForbiddenStatement):
-        _asker(warehouse)(filled)
-    assert sorted(warehouse.rglob("*")) == before
+        ask(text.format(inside=inside, secret=tmp_path / "secret.csv"))
+    assert not inside.exists()
+    assert ask("select count(*) from rollouts") == [(10,)]
 
 
 @pytest.mark.parametrize(
@@ -166,21 +167,24 @@ def test_what_does_more_than_read_is_refused_before_it_runs(
         "from read_text('https://example.org/x')",
         "from read_parquet('s3://bucket/key')",
         "from duckdb_secrets()",
-        "from mine",
+        "from my_variable",
     ],
 )
-def test_nothing_outside_is_in_reach(warehouse: Path, tmp_path: Path, text: str) -> None:
+def test_nothing_outside_is_in_reach(
+    ask: Ask, shared_warehouse: Path, tmp_path: Path, text: str
+) -> None:
+    (shared_warehouse.parent / "secret.csv").write_text("a\n1\n")
     (tmp_path / "secret.csv").write_text("a\n1\n")
-    mine = pa.table({"a": [1]})  # a variable that DuckDB would find by its name
+    my_variable = pa.table({"a": [1]})  # a variable that DuckDB would find by its name
     with pytest.raises((duckdb.Error, ForbiddenStatement)):
-        _asker(warehouse)(text.format(root=warehouse, secret=tmp_path / "secret.csv"))
-    assert mine.num_rows == 1
+        ask(text.format(root=shared_warehouse, secret=tmp_path / "secret.csv"))
+    assert my_variable.num_rows == 1
 
 
 def test_nothing_runs_when_one_statement_of_several_is_refused(ask: Ask) -> None:
     with pytest.raises(ForbiddenStatement, match="copy is not allowed here"):
-        ask("set variable a = 1; copy rounds to 'x'")
-    assert ask("select getvariable('a')") == [(None,)]
+        ask("set variable unset = 1; copy rounds to 'x'")
+    assert ask("select getvariable('unset')") == [(None,)]
 
 
 def test_a_refusal_says_what_is_allowed(ask: Ask) -> None:
