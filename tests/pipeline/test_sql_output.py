@@ -248,7 +248,8 @@ def test_describe_explains_tables_marts_questions_and_itself(root: Path) -> None
     columns = roundhouse("sql", root, "describe rounds", "--format", "csv").splitlines()
     assert columns[0] == "column_name,column_type,description"
     assert len(columns) == 23
-    assert CliRunner().invoke(app, ["describe", str(root), "ghost"]).exception
+    unknown = CliRunner().invoke(app, ["describe", str(root), "ghost"])
+    assert str(unknown.exception) == "ghost: no such table, mart or question"
 
 
 def test_query_lists_answers_and_writes(root: Path, tmp_path: Path) -> None:

@@ -166,7 +166,7 @@ def test_wrong_commands_are_told_and_change_nothing(
     assert ".output FILE.parquet" in _said(shell, ".format parquet", capsys)
     assert "where to?" in _said(shell, ".output", capsys)
     assert "of what?" in _said(shell, ".describe", capsys)
-    assert "no query ghost" in _said(shell, ".describe ghost", capsys)
+    assert "ghost: no such table" in _said(shell, ".describe ghost", capsys)
     assert "(1 row)" in _said(shell, "select 1;", capsys)
 
 
