@@ -9,6 +9,7 @@ file (ledger.py).
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -38,6 +39,7 @@ from warehouse.suppression import forgotten, without_forgotten
 
 __all__ = ["PublishRefused", "publish", "read_staged", "write_parquet"]
 _SHOWN_ROWS = 5
+_SUSPICIOUS_SECONDS = 1800  # half the age at which vacuum may first take a file for an orphan
 _LONG_RUN = 1000
 
 
@@ -81,6 +83,7 @@ def publish(
         kept["labels"] = _with_purpose(store, kept["labels"], kept.get("rollouts"), live)
     fresh = {name: _prepare(store, name, rows, round, live) for name, rows in kept.items()}
     _run_checks(store, key, fresh, live)
+    began = time.time()
     added = [file for name, rows in fresh.items() for file in put_rows(store, name, rows)]
     about: dict[str, Any] = {
         "operation": operation,
@@ -89,6 +92,8 @@ def publish(
         "meta": meta,
         "since": since,
     }
+    if time.time() - began > _SUSPICIOUS_SECONDS:
+        _refuse_vacuumed(store, key, added)
     try:
         return ledger.append(key, added, remove, seen=seen, **about)
     except Conflict as error:
@@ -97,6 +102,13 @@ def publish(
         if not isinstance(error, ForgottenMeanwhile):
             raise
     return publish(root, key, tables, round=round, remove=remove, **about)
+
+
+def _refuse_vacuumed(store: Store, key: str, added: Sequence[LiveFile]) -> None:
+    """A process that slept for hours may find its files vacuumed as orphans (vacuum.py)."""
+    lost = [file.path for file in added if not store.exists(file.path)]
+    if lost:
+        raise Conflict(f"{key}: {lost[0]} was deleted before it was committed; run it again")
 
 
 def read_staged(paths: Sequence[Path], table: str) -> pa.Table:
