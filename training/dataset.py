@@ -36,7 +36,7 @@ _COLUMNS = (
         "finish_reason",
         "temperature",
     ),
-    *("top_p", "top_k", "sampling_json", "dtype"),
+    *("top_p", "top_k", "sampling_json", "dtype", "engine"),
 )
 _EXCLUDED = pa.schema(
     [
