@@ -21,8 +21,9 @@ import pyarrow.parquet as pq
 
 from warehouse import catalog
 from warehouse.ledger import AlreadyPublished, Commit, CorruptFile, Ledger, LiveFile
+from warehouse.reading import create_table_view
 from warehouse.schemas import SCHEMA_VERSION, TABLES, SchemaMismatch, conform
-from warehouse.store import WarehouseError, open_store
+from warehouse.store import Store, WarehouseError, open_store
 
 _SHOWN_ROWS = 5
 
@@ -59,8 +60,8 @@ def publish(
     if ledger.find(key):
         raise AlreadyPublished(key)
     live = [file for file in ledger.files() if file.path not in set(remove)]
-    fresh = {name: _prepare(root, name, rows, round, live) for name, rows in tables.items()}
-    _run_checks(root, key, fresh, live)
+    fresh = {name: _prepare(store, name, rows, round, live) for name, rows in tables.items()}
+    _run_checks(store, key, fresh, live)
     added = []
     with tempfile.TemporaryDirectory(prefix="roundhouse-") as folder:
         for name, rows in fresh.items():
@@ -125,7 +126,7 @@ def write_parquet(name: str, rows: pa.Table, path: Path) -> None:
 
 
 def _prepare(
-    root: str | Path, name: str, rows: pa.Table, round: int | None, live: Sequence[LiveFile]
+    store: Store, name: str, rows: pa.Table, round: int | None, live: Sequence[LiveFile]
 ) -> pa.Table:
     """The rows in the schema, free of NaN, each key once, sorted."""
     if name not in TABLES:
@@ -147,7 +148,7 @@ def _prepare(
         con.sql(f"select {keys}, count(*) as n from fresh group by {keys} having n > 1"),
     )
     if not table.by_round:
-        catalog.create_table_view(con, root, name, [file for file in live if file.table == name])
+        create_table_view(con, store, name, [file for file in live if file.table == name])
         content = ", ".join(c for c in table.schema.names if c not in table.volatile)
         _refuse_rows(
             f"table {name}: {keys} is published with another content",
@@ -173,7 +174,7 @@ def _has_nan(column: pa.Array) -> bool:
 
 
 def _run_checks(
-    root: str | Path, key: str, fresh: Mapping[str, pa.Table], live: Sequence[LiveFile]
+    store: Store, key: str, fresh: Mapping[str, pa.Table], live: Sequence[LiveFile]
 ) -> None:
     """Runs sql/checks over the fresh rows and what is live of the rounds they speak of."""
     rounds: set[int | None] = set()
@@ -193,7 +194,7 @@ def _run_checks(
         files = [file for file in live if file.table == name]
         if TABLES[name].by_round:
             files = [file for file in files if file.round in rounds]
-        catalog.create_table_view(con, root, name, files)
+        create_table_view(con, store, name, files)
         if name in fresh:
             con.execute(f"alter view {name} rename to live_{name}")
             con.register(f"fresh_{name}", fresh[name])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-from pathlib import Path
 
 import pytest
 
@@ -24,11 +23,11 @@ def live_file(path: str, table: str = "labels", round: int | None = 0) -> LiveFi
     )
 
 
-def open_ledger(root: Path) -> Ledger:
+def open_ledger(root: str) -> Ledger:
     return Ledger(open_store(root))
 
 
-def append_many(root: Path, writer: int) -> list[str]:
+def append_many(root: str, writer: int) -> list[str]:
     """One process of the race: five keys of its own and one that all want."""
     ledger = open_ledger(root)
     won = []
@@ -41,28 +40,28 @@ def append_many(root: Path, writer: int) -> list[str]:
     return won
 
 
-def test_eight_racing_processes_commit_every_key_exactly_once(tmp_path: Path) -> None:
+def test_eight_racing_processes_commit_every_key_exactly_once(store_root: str) -> None:
     with multiprocessing.get_context("spawn").Pool(8) as pool:
-        won = pool.starmap(append_many, [(tmp_path, writer) for writer in range(8)])
-    commits = open_ledger(tmp_path).commits()
+        won = pool.starmap(append_many, [(store_root, writer) for writer in range(8)])
+    commits = open_ledger(store_root).commits()
     keys = [commit.key for commit in commits]
     assert sorted(key for keys in won for key in keys) == sorted(keys)
     assert len(set(keys)) == len(keys) == 8 * 5 + 1
     assert [commit.version for commit in commits] == list(range(41))
-    assert len(open_ledger(tmp_path).files()) == 41
+    assert len(open_ledger(store_root).files()) == 41
 
 
-def test_a_second_commit_with_the_same_key_is_refused(tmp_path: Path) -> None:
-    ledger = open_ledger(tmp_path)
+def test_a_second_commit_with_the_same_key_is_refused(store_root: str) -> None:
+    ledger = open_ledger(store_root)
     ledger.append("round=0/rewards", [live_file("a")])
     with pytest.raises(AlreadyPublished, match="round=0/rewards") as caught:
-        open_ledger(tmp_path).append("round=0/rewards", [live_file("b")])
+        open_ledger(store_root).append("round=0/rewards", [live_file("b")])
     assert caught.value.key == "round=0/rewards"
     assert ledger.head() == 0
 
 
-def test_a_commit_reads_back_as_it_was_written(tmp_path: Path) -> None:
-    written = open_ledger(tmp_path).append(
+def test_a_commit_reads_back_as_it_was_written(store_root: str) -> None:
+    written = open_ledger(store_root).append(
         "key",
         [live_file("a", round=None)],
         operation="import",
@@ -70,13 +69,13 @@ def test_a_commit_reads_back_as_it_was_written(tmp_path: Path) -> None:
         config_sha256="f00",
         meta={"policy": "p1"},
     )
-    assert open_ledger(tmp_path).find("key") == written
-    assert open_ledger(tmp_path).find("other") is None
-    assert (tmp_path / "_ledger" / "0000000000.json").is_file()
+    assert open_ledger(store_root).find("key") == written
+    assert open_ledger(store_root).find("other") is None
+    assert open_store(store_root).exists("_ledger/0000000000.json")
 
 
-def test_an_older_version_keeps_its_files(tmp_path: Path) -> None:
-    ledger = open_ledger(tmp_path)
+def test_an_older_version_keeps_its_files(store_root: str) -> None:
+    ledger = open_ledger(store_root)
     ledger.append("one", [live_file("a"), live_file("b", "rollouts", 1)])
     ledger.append("two", [live_file("c")], remove=["a"])
     assert [file.path for file in ledger.files()] == ["b", "c"]
@@ -88,8 +87,8 @@ def test_an_older_version_keeps_its_files(tmp_path: Path) -> None:
         ledger.files(as_of=2)
 
 
-def test_removing_a_dead_path_or_adding_a_live_one_is_a_conflict(tmp_path: Path) -> None:
-    ledger = open_ledger(tmp_path)
+def test_removing_a_dead_path_or_adding_a_live_one_is_a_conflict(store_root: str) -> None:
+    ledger = open_ledger(store_root)
     ledger.append("one", [live_file("a")])
     ledger.append("two", [], remove=["a"])
     with pytest.raises(Conflict, match="cannot remove a"):
@@ -101,9 +100,9 @@ def test_removing_a_dead_path_or_adding_a_live_one_is_a_conflict(tmp_path: Path)
 
 
 def test_a_commit_checked_against_an_older_version_is_refused_if_its_table_changed(
-    tmp_path: Path,
+    store_root: str,
 ) -> None:
-    ledger = open_ledger(tmp_path)
+    ledger = open_ledger(store_root)
     ledger.append("one", [live_file("a", "labels")])
     ledger.append("two", [live_file("b", "gold")])
     with pytest.raises(Conflict, match="three: two has changed gold since version 0"):
@@ -113,55 +112,55 @@ def test_a_commit_checked_against_an_older_version_is_refused_if_its_table_chang
     assert ledger.head() == 3
 
 
-def test_an_empty_warehouse_has_no_version(tmp_path: Path) -> None:
-    assert open_ledger(tmp_path).head() == -1
-    assert open_ledger(tmp_path).files() == []
+def test_an_empty_warehouse_has_no_version(store_root: str) -> None:
+    assert open_ledger(store_root).head() == -1
+    assert open_ledger(store_root).files() == []
 
 
-def test_a_gap_names_the_missing_file(tmp_path: Path) -> None:
+def test_a_gap_names_the_missing_file(store_root: str) -> None:
     for key in ("one", "two", "three"):
-        open_ledger(tmp_path).append(key, [])
-    (tmp_path / "_ledger" / "0000000001.json").unlink()
+        open_ledger(store_root).append(key, [])
+    open_store(store_root).delete("_ledger/0000000001.json")
     with pytest.raises(CorruptFile, match=r"0000000001\.json is missing"):
-        open_ledger(tmp_path).head()
+        open_ledger(store_root).head()
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"format": 1, "key": "x"}'])
-def test_broken_json_names_the_file(tmp_path: Path, content: str) -> None:
-    (tmp_path / "_ledger").mkdir()
-    (tmp_path / "_ledger" / "0000000000.json").write_text(content)
+def test_broken_json_names_the_file(store_root: str, content: str) -> None:
+    open_store(store_root).put("_ledger/0000000000.json", content.encode())
     with pytest.raises(CorruptFile, match=r"0000000000\.json"):
-        open_ledger(tmp_path).commits()
+        open_ledger(store_root).commits()
 
 
-def test_a_commit_of_a_newer_format_or_another_version_is_refused(tmp_path: Path) -> None:
-    open_ledger(tmp_path).append("one", [])
-    path = tmp_path / "_ledger" / "0000000000.json"
-    fields = json.loads(path.read_text())
-    path.write_text(json.dumps(fields | {"format": 2}))
+def test_a_commit_of_a_newer_format_or_another_version_is_refused(store_root: str) -> None:
+    open_ledger(store_root).append("one", [])
+    store, name = open_store(store_root), "_ledger/0000000000.json"
+    fields = json.loads(store.get(name))
+    store.delete(name)
+    store.put(name, json.dumps(fields | {"format": 2}).encode())
     with pytest.raises(CorruptFile, match="newer version"):
-        open_ledger(tmp_path).commits()
-    path.write_text(json.dumps(fields | {"version": 7}))
+        open_ledger(store_root).commits()
+    store.delete(name)
+    store.put(name, json.dumps(fields | {"version": 7}).encode())
     with pytest.raises(CorruptFile, match="says it is version 7"):
-        open_ledger(tmp_path).commits()
+        open_ledger(store_root).commits()
 
 
-def test_a_stray_file_in_the_ledger_is_named(tmp_path: Path) -> None:
-    (tmp_path / "_ledger").mkdir()
-    (tmp_path / "_ledger" / "notes.txt").write_text("mine")
+def test_a_stray_file_in_the_ledger_is_named(store_root: str) -> None:
+    open_store(store_root).put("_ledger/notes.txt", b"mine")
     with pytest.raises(CorruptFile, match=r"notes\.txt does not belong"):
-        open_ledger(tmp_path).commits()
+        open_ledger(store_root).commits()
 
 
-def test_a_commit_that_amends_a_key_is_part_of_its_work(tmp_path: Path) -> None:
-    ledger = open_ledger(tmp_path)
+def test_a_commit_that_amends_a_key_is_part_of_its_work(store_root: str) -> None:
+    ledger = open_ledger(store_root)
     ledger.append("labels/a", [live_file("a1"), live_file("a2"), live_file("t", "templates")])
     ledger.append("labels/b", [live_file("b")])
     ledger.append("labels/a/replay-1", [live_file("a3")], ["a1"], meta={"amends": "labels/a"})
     ledger.append("labels/a/replay-2", [live_file("a4")], ["a3"], meta={"amends": "labels/a"})
 
     def paths(*keys: str, as_of: int | None = None, **choice: str) -> list[str]:
-        return [file.path for file in open_ledger(tmp_path).files_of(keys, as_of, **choice)]
+        return [file.path for file in open_ledger(store_root).files_of(keys, as_of, **choice)]
 
     assert paths("labels/a", table="labels") == ["a2", "a4"]
     assert paths("labels/a", "labels/b", as_of=2) == ["a2", "t", "b", "a3"]

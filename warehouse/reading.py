@@ -1,0 +1,162 @@
+"""Reading the files of a version: a table as a DuckDB view, or as Arrow.
+
+The files are those that the ledger lists, never what a glob finds. DuckDB reads a folder itself; on
+S3 it reads through a pyarrow data set, whose fragments carry the size that the ledger knows, so a
+query costs no listing and no HEAD. (DuckDB 2.0 over an fsspec file system read wrong bytes.)
+DuckDB ignores page checksums; `read_table`, which training uses, checks them.
+Not here: which views there are (catalog.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from warehouse.ledger import CorruptFile, Ledger, LiveFile
+from warehouse.schemas import SCHEMA_VERSION, TABLES
+from warehouse.store import Store, StoreError, WarehouseError, open_store
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds
+
+_SQL_TYPES = {
+    pa.string(): "varchar",
+    pa.large_string(): "varchar",
+    pa.bool_(): "boolean",
+    pa.int16(): "smallint",
+    pa.int32(): "integer",
+    pa.int64(): "bigint",
+    pa.float32(): "float",
+    pa.float64(): "double",
+    pa.timestamp("us", tz="UTC"): "timestamptz",
+}
+
+
+def create_table_view(
+    con: duckdb.DuckDBPyConnection, store: Store, name: str, files: Sequence[LiveFile]
+) -> None:
+    """Creates the view of table `name` over `files` of `store`; no files make an empty table."""
+    if files and store.local_path(files[0].path) is None:
+        con.register(f"_remote_{name}", remote_dataset(store, name, files))
+        con.execute(f"create view {name} as from _remote_{name}")
+    else:
+        con.execute(f"create view {name} as {_local_query(con, store, name, files)}")
+    con.execute(f"comment on view {name} is {quote(TABLES[name].grain)}")
+
+
+def remote_dataset(store: Store, name: str, files: Sequence[LiveFile]) -> ds.Dataset:
+    """The rows of `files` as a pyarrow data set in the table's schema.
+
+    A column that a file does not have yet is NULL; a filter on `round` skips whole files.
+    """
+    import pyarrow.dataset as ds
+
+    file_system, base = store.arrow_files()
+    reader = ds.ParquetFileFormat()
+    fragments = [
+        reader.make_fragment(
+            f"{base}/{file.path}",
+            file_system,
+            partition_expression=None if file.round is None else ds.field("round") == file.round,
+            file_size=file.bytes,
+        )
+        for file in files
+    ]
+    return ds.FileSystemDataset(fragments, TABLES[name].schema, reader, file_system)
+
+
+def _local_query(
+    con: duckdb.DuckDBPyConnection, store: Store, name: str, files: Sequence[LiveFile]
+) -> str:
+    """`union_by_name`, because by position the first file's columns would silently win."""
+    parts = []
+    if not files or all(file.schema_version < SCHEMA_VERSION for file in files):
+        # Columns that no file has yet must still be there, as NULL. Written as DDL, since DuckDB
+        # imports pandas (0.2 s) the moment it sees an Arrow object.
+        con.execute("create schema if not exists empty")
+        columns = (f"{_quote_name(f.name)} {_sql_type(f.type)}" for f in TABLES[name].schema)
+        con.execute(f"create table empty.{name} ({', '.join(columns)})")
+        parts.append(f"select * from empty.{name}")
+    if files:
+        paths = ", ".join(quote(str(store.local_path(file.path))) for file in files)
+        parts.append(
+            f"select * from read_parquet([{paths}], union_by_name = true, "
+            "hive_partitioning = false)"
+        )
+    return " union all by name ".join(parts)
+
+
+def read_table(
+    root: str | Path,
+    table: str,
+    *,
+    rounds: Sequence[int] | None = None,
+    columns: Sequence[str] | None = None,
+    as_of: int | None = None,
+    keys: Sequence[str] | None = None,
+) -> pa.Table:
+    """The live rows of `table` with page checksums verified, columns in schema order.
+
+    `keys` restricts to the work of these ledger keys (Ledger.files_of). Raises CorruptFile naming a
+    damaged or missing file, WarehouseError for an unknown table, column or key.
+    """
+    if table not in TABLES:
+        raise WarehouseError(f"no table {table}; there are: {', '.join(TABLES)}")
+    schema = TABLES[table].schema
+    unknown = sorted(set(columns or ()) - set(schema.names))
+    if unknown:
+        raise WarehouseError(f"table {table} has no columns {unknown}")
+    if columns is not None:
+        schema = pa.schema([field for field in schema if field.name in columns])
+    store = open_store(root, read_only=True)
+    ledger = Ledger(store)
+    if keys is None:
+        files = ledger.files(as_of, table, rounds)
+    else:
+        files = ledger.files_of(keys, as_of, table, rounds)
+    return pa.concat_tables(
+        [schema.empty_table(), *(_read_file(store, file, schema) for file in files)]
+    )
+
+
+def quote(text: str) -> str:
+    """`text` as a string literal of SQL."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _sql_type(kind: pa.DataType) -> str:
+    """DuckDB's name of an Arrow type that the schemas use. Raises KeyError for any other."""
+    if pa.types.is_list(kind):
+        return f"{_sql_type(kind.value_type)}[]"
+    if pa.types.is_struct(kind):
+        return f"struct({', '.join(f'{_quote_name(f.name)} {_sql_type(f.type)}' for f in kind)})"
+    return _SQL_TYPES[kind]
+
+
+def _quote_name(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _read_file(store: Store, file: LiveFile, schema: pa.Schema) -> pa.Table:
+    try:
+        parquet = pq.ParquetFile(store.open(file.path, file.bytes), page_checksum_verification=True)
+        present = [name for name in schema.names if name in parquet.schema_arrow.names]
+        rows = parquet.read(columns=present)
+    except (OSError, StoreError, pa.ArrowException) as error:
+        raise CorruptFile(f"{store.root}/{file.path}: damaged or missing: {error}") from error
+    if rows.num_rows != file.rows:
+        raise CorruptFile(
+            f"{store.root}/{file.path}: {rows.num_rows} rows, the ledger has {file.rows}"
+        )
+    columns = [
+        rows.column(field.name).cast(field.type)
+        if field.name in present
+        else pa.nulls(rows.num_rows, field.type)
+        for field in schema
+    ]
+    return pa.Table.from_arrays(columns, schema=schema)
