@@ -165,9 +165,7 @@ def _train(
     train(settings, kind, selection, policy=policy, out=out, say=typer.echo)
 
 
-def checked_source(
-    imported: str | None, rounds: list[int] | None, pairs: str | None
-) -> str | None:
+def checked_source(imported: str | None, rounds: list[int] | None, pairs: str | None) -> str | None:
     """The imported source. Raises BadParameter beside options that choose other rows."""
     if imported is not None and (rounds or pairs):
         raise typer.BadParameter("--imported takes the place of --round and --pairs: give one")

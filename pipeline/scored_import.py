@@ -58,9 +58,7 @@ class ImportResult:
     unscaled: Ranges
 
 
-def import_scored(
-    root: str | Path, paths: Sequence[Path], options: ImportOptions
-) -> ImportResult:
+def import_scored(root: str | Path, paths: Sequence[Path], options: ImportOptions) -> ImportResult:
     """Publishes what every file holds and the warehouse lacks; the same again does nothing.
 
     Raises ConfigError for a file that cannot be read or holds nothing usable, for an option that no

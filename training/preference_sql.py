@@ -132,7 +132,8 @@ select
     chosen.reference_revision as reference_revision, margin, chosen_id, rejected_id, prompt_id,
     round,
     chosen.rollout_id is not null and rejected.rollout_id is not null as is_stored,
-    coalesce(purpose in ('train', 'pairs', 'imported'), false) and coalesce(chosen.purpose <> 'holdout', true)
+    coalesce(purpose in ('train', 'pairs', 'imported'), false)
+        and coalesce(chosen.purpose <> 'holdout', true)
         and coalesce(rejected.purpose <> 'holdout', true) as is_train,
     coalesce(chosen.prompt_id = prompt_id and rejected.prompt_id = prompt_id, false) as is_one
 from joined

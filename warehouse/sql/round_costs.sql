@@ -17,6 +17,7 @@ final as (
         sum(cost_usd) as cost_usd,
         1000 * sum(cost_usd) / nullif(ok_labels, 0) as usd_per_1k_ok,
     from labels
+    where round is not null
     group by round, labeler
     order by round, labeler
 

@@ -11,6 +11,7 @@ scores as (
     from completion_scores
     where purpose = 'holdout'
         and criterion = 'toxicity'
+        and round is not null -- imported completions belong to no round: see imported_scores
 
 ),
 
