@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 
 from pipeline.config import BeamConfig
 from pipeline.progress import Heartbeat, write_atomically
+from warehouse.local_cache import local_folder, user_cache
 
 if TYPE_CHECKING:
     import apache_beam as beam
@@ -92,18 +93,6 @@ class StageSpec:
     def path(self, kind: str, shard: str, suffix: str = "parquet") -> Path:
         """Where the staged file of this kind and shard lies."""
         return self.folder / f"{kind}-{shard}.{suffix}"
-
-
-def user_cache() -> Path:
-    """The folder for what no warehouse holds: `ROUNDHOUSE_CACHE`, or one under the user's home."""
-    return Path(os.environ.get("ROUNDHOUSE_CACHE") or Path.home() / ".cache" / "roundhouse")
-
-
-def local_folder(root: str) -> Path:
-    """Where a warehouse keeps what stays on this machine: itself, or for a remote one the cache."""
-    if "://" not in root:
-        return Path(root)
-    return user_cache() / hashlib.sha256(root.encode()).hexdigest()[:16]
 
 
 def staging_folder(root: str, name: str, identity: str) -> Path:

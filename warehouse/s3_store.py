@@ -1,72 +1,43 @@
 """A store on S3, or on a server that speaks it: objects made by conditional PUT.
 
-`put` is `put_object` with `If-None-Match: *`, which the server refuses (412) where the key is there
-(AWS, "Conditional writes"), with a SHA-256 that the server checks. boto3 writes, because pyarrow
-has no conditional put; pyarrow reads. An address is
-
-    s3://bucket/prefix?endpoint_url=http://127.0.0.1:9000&region=us-east-1&profile=minio
-
-with any part of the query left to the AWS chain (environment, ~/.aws); credentials stand nowhere
-but there.
+`put` sends `If-None-Match: *`, which the server refuses (412) where the key is there (AWS,
+"Conditional writes"), with a SHA-256 that the server checks. Each put marks its object with a token
+of its own, for the one case in which a 412 lies: an attempt that reached the server and whose
+answer was lost, so that the client's retry meets its own object. boto3 writes, because pyarrow has
+no conditional put; pyarrow reads tables. Not here: what an address is (s3_address.py), large files
+(s3_upload.py), what an error means (s3_errors.py).
 """
 
 from __future__ import annotations
 
-import base64
 import functools
-import hashlib
 import os
-from collections.abc import Sequence
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from typing import Any, TypeVar
 
-import boto3
 import pyarrow as pa
-from botocore.config import Config
-from botocore.exceptions import ClientError
+from boto3.exceptions import Boto3Error
+from botocore.exceptions import BotoCoreError, ClientError
 from pyarrow import fs as arrow_fs
 
+from warehouse import s3_upload
+from warehouse.local_cache import ObjectCache, local_folder
+from warehouse.s3_address import S3Address, parse_address
+from warehouse.s3_client import THREADS, S3Connection
+from warehouse.s3_errors import CONFLICT, MISSING, TAKEN, code, is_unclear, store_error
 from warehouse.store import AlreadyExists, Entry, MissingObject, StoreError
 
-_THREADS = 16
-_QUERY = ("endpoint_url", "region", "profile")
-_MISSING = {"404", "NoSuchKey", "NotFound"}
-_TAKEN = {"412", "PreconditionFailed"}
-
-
-@dataclass(frozen=True)
-class S3Address:
-    """The parts of `s3://bucket/prefix?...`; `prefix` is empty or ends with `/`."""
-
-    bucket: str
-    prefix: str
-    endpoint_url: str | None = None
-    region: str | None = None
-    profile: str | None = None
-
-
-def parse_address(root: str) -> S3Address:
-    """The address in `root`. Raises StoreError that names what is wrong in it."""
-    parts = urlsplit(root)
-    if parts.username or parts.password:
-        raise StoreError(
-            f"s3://{parts.hostname}: credentials do not belong into the address of a warehouse; "
-            "give them to the AWS chain (AWS_ACCESS_KEY_ID or a profile)"
-        )
-    options = dict(parse_qsl(parts.query, keep_blank_values=True))
-    unknown = sorted(options.keys() - set(_QUERY))
-    if unknown:
-        raise StoreError(
-            f"s3://{parts.netloc}{parts.path}: {unknown[0]} is no option of a warehouse's address; "
-            f"there are {', '.join(_QUERY)}; credentials come from the AWS chain"
-        )
-    if not parts.netloc:
-        raise StoreError(f"{root}: an address on S3 is s3://bucket/prefix")
-    prefix = parts.path.strip("/")
-    return S3Address(parts.netloc, f"{prefix}/" if prefix else "", **options)
+_Answer = TypeVar("_Answer")
+_ERRORS = (ClientError, BotoCoreError, Boto3Error)
+_ATTEMPTS = 6  # of what botocore does not try again by itself
+_PROBE = "_probe/conditional-put"
+# Immutable, small, and read whole by every command: worth a copy on this machine.
+_CACHED = "_ledger/"
 
 
 class S3Store:
@@ -74,58 +45,49 @@ class S3Store:
 
     def __init__(self, root: str) -> None:
         self.root = root
-        self._at = parse_address(root)
-        session = boto3.session.Session(profile_name=self._at.profile, region_name=self._at.region)
-        self._client: Any = session.client(
-            "s3",
-            endpoint_url=self._at.endpoint_url,
-            config=Config(
-                retries={"mode": "standard", "max_attempts": 5},
-                max_pool_connections=_THREADS,
-                # Servers that speak S3 know SHA-256; not all know boto3's newer default, CRC.
-                request_checksum_calculation="when_required",
-                response_checksum_validation="when_required",
-            ),
-        )
-        self._session = session
+        self._at: S3Address = parse_address(root)
+        self._connection = S3Connection(self._at)
+        self._cache = ObjectCache(local_folder(root) / "_cache" / "objects")
+        self._etags: dict[str, str] = {}
+        self._is_probed = self._is_written = False
+        self._probing = threading.Lock()
 
     def put(self, key: str, data: bytes) -> None:
         """Creates `key` with `data`, whole or not at all. Raises AlreadyExists."""
-        checksum = base64.b64encode(hashlib.sha256(data).digest()).decode()
-        try:
-            self._client.put_object(
-                Bucket=self._at.bucket,
-                Key=self._key(key),
-                Body=data,
-                IfNoneMatch="*",
-                ChecksumSHA256=checksum,
-            )
-        except ClientError as error:
-            if _code(error) in _TAKEN:
-                raise AlreadyExists(f"{self.root}: {key} is there already") from None
-            raise self._failed(key, error) from error
+        self._create(key, s3_upload.whole(data))
 
     def put_file(self, key: str, path: Path) -> None:
         """Creates `key` with the bytes of the local file `path`. Raises AlreadyExists."""
-        self.put(key, path.read_bytes())
+        self._create(key, s3_upload.of_file(path))
 
     def get(self, key: str) -> bytes:
         """The bytes under `key`. Raises MissingObject."""
-        try:
+        etag = self._etags.get(key)
+        kept = self._cache.find(key, etag) if etag else None
+        if kept is not None:
+            return kept
+
+        def read() -> tuple[bytes, str]:
             answer = self._client.get_object(Bucket=self._at.bucket, Key=self._key(key))
-            data: bytes = answer["Body"].read()
-        except ClientError as error:
-            raise self._failed(key, error) from error
+            return answer["Body"].read(), answer["ETag"]
+
+        data, etag = self._try(key, read)
+        if key.startswith(_CACHED):
+            self._cache.keep(key, etag, data)
         return data
 
     def get_many(self, keys: Sequence[str]) -> list[bytes]:
         """The bytes under each key, in their order. Raises MissingObject naming the first."""
-        with ThreadPoolExecutor(_THREADS) as pool:
+        if len(keys) < 2:
+            return [self.get(key) for key in keys]
+        with ThreadPoolExecutor(THREADS) as pool:
             return list(pool.map(self.get, keys))
 
     def get_file(self, key: str, path: Path) -> None:
         """Writes the bytes under `key` to the local file `path`. Raises MissingObject."""
-        path.write_bytes(self.get(key))
+        self._try(
+            key, lambda: self._client.download_file(self._at.bucket, self._key(key), str(path))
+        )
 
     def open(self, key: str, size: int | None = None) -> pa.NativeFile:
         """`key` for reading at any place; a known `size` in bytes spares a request.
@@ -133,6 +95,7 @@ class S3Store:
         Raises MissingObject, at the latest on the first read.
         """
         files, base = self.arrow_files()
+        self._key(key)
         place = f"{base}/{key}"
         try:
             if size is None:
@@ -141,23 +104,31 @@ class S3Store:
                 arrow_fs.FileInfo(place, type=arrow_fs.FileType.File, size=size)
             )
         except FileNotFoundError:
-            raise MissingObject(f"{self.root}: no object {key}") from None
+            raise MissingObject(f"{self._at}: no object {key}") from None
+        except OSError as error:
+            raise StoreError(f"{self._at}/{key}: cannot be read: {error}") from error
 
     def entries(self, prefix: str) -> list[Entry]:
         """What lies under `prefix` with size and age, sorted; a killed put leaves nothing here."""
-        pages = self._client.get_paginator("list_objects_v2").paginate(
-            Bucket=self._at.bucket, Prefix=self._at.prefix + prefix
-        )
         skip = len(self._at.prefix)
-        try:
-            found = [
-                Entry(item["Key"][skip:], item["Size"], item["LastModified"])
-                for page in pages
-                for item in page.get("Contents", ())
-            ]
-        except ClientError as error:
-            raise self._failed(prefix, error) from error
-        return sorted(found, key=lambda entry: entry.key)
+
+        def read() -> list[dict[str, Any]]:
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self._at.bucket, Prefix=self._at.prefix + prefix
+            )
+            return [item for page in pages for item in page.get("Contents", ())]
+
+        found = self._try(prefix, read)
+        if _CACHED.startswith(prefix) or prefix.startswith(_CACHED):
+            self._etags = {
+                item["Key"][skip:]: item["ETag"]
+                for item in found
+                if item["Key"][skip:].startswith(_CACHED)
+            }
+        entries = (Entry(item["Key"][skip:], item["Size"], item["LastModified"]) for item in found)
+        return sorted(
+            (entry for entry in entries if entry.key != _PROBE), key=lambda entry: entry.key
+        )
 
     def list(self, prefix: str) -> list[str]:
         """All keys that start with `prefix`, sorted."""
@@ -165,22 +136,15 @@ class S3Store:
 
     def exists(self, key: str) -> bool:
         """Whether `key` is there."""
-        try:
-            self._client.head_object(Bucket=self._at.bucket, Key=self._key(key))
-        except ClientError as error:
-            if _code(error) in _MISSING:
-                return False
-            raise self._failed(key, error) from error
-        return True
+        return self._metadata(key) is not None
 
     def delete(self, key: str) -> None:
         """Removes `key`. Raises MissingObject."""
         if not self.exists(key):  # S3 itself would not say
-            raise MissingObject(f"{self.root}: no object {key}")
-        try:
-            self._client.delete_object(Bucket=self._at.bucket, Key=self._key(key))
-        except ClientError as error:
-            raise self._failed(key, error) from error
+            raise MissingObject(f"{self._at}: no object {key}")
+        self._try(
+            key, lambda: self._client.delete_object(Bucket=self._at.bucket, Key=self._key(key))
+        )
 
     def local_path(self, key: str) -> None:
         """None: what lies on S3 has to be fetched."""
@@ -188,45 +152,114 @@ class S3Store:
     def arrow_files(self) -> tuple[arrow_fs.FileSystem, str]:
         """A pyarrow file system of this process, and the bucket with the prefix."""
         base = f"{self._at.bucket}/{self._at.prefix}".rstrip("/")
-        return self._arrow(), base
+        return self._try("", self._connection.arrow), base
 
-    @functools.cache  # noqa: B019 (one store a process)
-    def _arrow(self) -> arrow_fs.FileSystem:
-        found = self._session.get_credentials()
-        known = found.get_frozen_credentials() if found else None
-        url = self._client.meta.endpoint_url
-        return arrow_fs.S3FileSystem(
-            access_key=known.access_key if known else None,
-            secret_key=known.secret_key if known else None,
-            session_token=known.token if known else None,
-            region=self._client.meta.region_name,
-            endpoint_override=url.partition("://")[2],
-            scheme=url.partition("://")[0],
+    def refuse_empty(self) -> None:
+        """Raises StoreError where no warehouse has been written yet."""
+        if self._is_written:
+            return
+        found = self._try(
+            "",
+            lambda: self._client.list_objects_v2(
+                Bucket=self._at.bucket, Prefix=f"{self._at.prefix}{_CACHED}", MaxKeys=1
+            ),
         )
+        if not found.get("KeyCount", len(found.get("Contents", ()))):
+            raise StoreError(f"{self._at}: no ledger there; is this the address of a warehouse?")
+        self._is_written = True
+
+    @property
+    def _client(self) -> Any:
+        return self._connection.client
 
     def _key(self, key: str) -> str:
         if not key or key.startswith("/") or ".." in key.split("/"):
             raise StoreError(f"{key!r} is no key: it must be a relative path inside the warehouse")
         return self._at.prefix + key
 
-    def _failed(self, key: str, error: ClientError) -> StoreError:
-        if _code(error) in _MISSING:
-            return MissingObject(f"{self.root}: no object {key}")
-        return StoreError(f"{self.root}: {key}: {error}")
+    def _create(self, key: str, upload: s3_upload.Upload) -> None:
+        self._key(key)
+        self._probe()
+        if not self._put_once(key, upload):
+            raise AlreadyExists(f"{self._at}: {key} is there already")
+
+    def _put_once(self, key: str, upload: s3_upload.Upload) -> bool:
+        """Whether this call made the object; False: another did. Raises StoreError."""
+        token = os.urandom(16).hex()
+        for attempt in range(_ATTEMPTS):
+            try:
+                upload(self._client, self._at.bucket, self._key(key), token)
+            except _ERRORS as error:
+                if code(error) in CONFLICT:
+                    # Another write of this key is under way, or one is being deleted.
+                    time.sleep(random.random() * 0.05 * 2**attempt)
+                    continue
+                if code(error) not in TAKEN and not is_unclear(error):
+                    raise store_error(self._at, key, error) from error
+                found = self._metadata(key)
+                if found is not None:
+                    return found.get(s3_upload.TOKEN) == token
+                if code(error) in TAKEN:  # and gone since: try again
+                    continue
+                raise store_error(self._at, key, error) from error
+            return True
+        raise StoreError(
+            f"{self._at}/{key}: the server answers with a conflict, {_ATTEMPTS} times; "
+            "is another process writing this key? The same command goes on"
+        )
+
+    def _metadata(self, key: str) -> dict[str, str] | None:
+        """What was stored beside the object, or None where there is none."""
+
+        def read() -> dict[str, str] | None:
+            try:
+                answer = self._client.head_object(Bucket=self._at.bucket, Key=self._key(key))
+            except ClientError as error:
+                if code(error) in MISSING:
+                    return None
+                raise
+            metadata: dict[str, str] = answer["Metadata"]
+            return metadata
+
+        return self._try(key, read)
+
+    def _try(self, key: str, ask: Callable[[], _Answer]) -> _Answer:
+        """`ask()`, again where the body of an answer broke off: botocore retries only the rest."""
+        for attempt in range(_ATTEMPTS):
+            try:
+                return ask()
+            except _ERRORS as error:
+                broke_off = isinstance(error, s3_upload.BROKEN_BODY)
+                if not broke_off or attempt == _ATTEMPTS - 1:
+                    raise store_error(self._at, key, error) from error
+        raise AssertionError("unreachable")
+
+    def _probe(self) -> None:
+        """Once a process: a server that ignores If-None-Match would overwrite commits in silence.
+
+        Costs one request where the probe's object is there, two in a new warehouse.
+        """
+        with self._probing:
+            if self._is_probed:
+                return
+            data = s3_upload.whole(b"A second conditional PUT of this object must be refused.\n")
+            if self._put_once(_PROBE, data) and self._put_once(_PROBE, data):
+                raise StoreError(
+                    f"{self._at}: this server ignores If-None-Match, so a commit could overwrite "
+                    "another; use one with conditional writes (AWS, Cloudflare R2, MinIO from "
+                    "2024-08 on, Ceph from Squid on), or a local folder"
+                )
+            self._is_probed = True
 
 
 def open_s3_store(root: str, *, read_only: bool = False) -> S3Store:
     """The store at `root`, one for each process. Raises StoreError where nothing is to be read."""
     store = _store_of_process(root, os.getpid())
-    if read_only and not store.list("_ledger/"):
-        raise StoreError(f"{root}: no ledger there; is this the address of a warehouse?")
+    if read_only:
+        store.refuse_empty()
     return store
 
 
 @functools.cache
 def _store_of_process(root: str, _process: int) -> S3Store:
     return S3Store(root)
-
-
-def _code(error: ClientError) -> str:
-    return str(error.response.get("Error", {}).get("Code", ""))

@@ -138,7 +138,7 @@ def round_row(round: int, **columns: object) -> Row:
     } | columns
 
 
-def publish_rows(root: Path, key: str, round: int | None = None, **tables: list[Row]) -> None:
+def publish_rows(root: str | Path, key: str, round: int | None = None, **tables: list[Row]) -> None:
     """Publishes rows given per table name."""
     publish(
         root,

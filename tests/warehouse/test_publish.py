@@ -62,86 +62,86 @@ def test_rollouts_are_cut_into_groups_of_16384_rows(tmp_path: Path) -> None:
     assert [metadata.row_group(i).num_rows for i in range(2)] == [16_384, 1]
 
 
-def test_the_ledger_holds_size_hash_and_rows_of_the_file(tmp_path: Path) -> None:
-    publish_rows(tmp_path, "key", 0, rollouts=[rollout(0, "p1")])
-    (file,) = Ledger(open_store(tmp_path)).files()
-    data = (tmp_path / file.path).read_bytes()
+def test_the_ledger_holds_size_hash_and_rows_of_the_file(store_root: str) -> None:
+    publish_rows(store_root, "key", 0, rollouts=[rollout(0, "p1")])
+    (file,) = Ledger(open_store(store_root)).files()
+    data = open_store(store_root).get(file.path)
     assert (file.table, file.round, file.rows, file.bytes) == ("rollouts", 0, 1, len(data))
     assert file.sha256 == hashlib.sha256(data).hexdigest()
 
 
-def test_prompts_have_no_round_folder_and_an_empty_table_no_file(tmp_path: Path) -> None:
-    publish_rows(tmp_path, "key", prompts=[prompt("p1")], templates=[])
-    (file,) = Ledger(open_store(tmp_path)).files()
+def test_prompts_have_no_round_folder_and_an_empty_table_no_file(store_root: str) -> None:
+    publish_rows(store_root, "key", prompts=[prompt("p1")], templates=[])
+    (file,) = Ledger(open_store(store_root)).files()
     assert Path(file.path).parent == Path("prompts")
-    publish_rows(tmp_path, "round=0/train-labels/judge@r1", 0, labels=[])
-    assert Ledger(open_store(tmp_path)).head() == 1
+    publish_rows(store_root, "round=0/train-labels/judge@r1", 0, labels=[])
+    assert Ledger(open_store(store_root)).head() == 1
 
 
-def test_a_table_over_several_rounds_gets_a_file_for_each(tmp_path: Path) -> None:
-    publish_rows(tmp_path, "key", rollouts=[rollout(0, "p1"), rollout(1, "p1")])
-    assert [file.round for file in Ledger(open_store(tmp_path)).files()] == [0, 1]
-    assert read_table(tmp_path, "rollouts", rounds=[1]).column("rollout_id").to_pylist() == [
+def test_a_table_over_several_rounds_gets_a_file_for_each(store_root: str) -> None:
+    publish_rows(store_root, "key", rollouts=[rollout(0, "p1"), rollout(1, "p1")])
+    assert [file.round for file in Ledger(open_store(store_root)).files()] == [0, 1]
+    assert read_table(store_root, "rollouts", rounds=[1]).column("rollout_id").to_pylist() == [
         "1-p1-0"
     ]
 
 
-def test_imported_rows_without_a_round_are_kept(tmp_path: Path) -> None:
-    publish_rows(tmp_path, "key", rollouts=[rollout(0, "p1") | {"round": None}])
-    (file,) = Ledger(open_store(tmp_path)).files()
+def test_imported_rows_without_a_round_are_kept(store_root: str) -> None:
+    publish_rows(store_root, "key", rollouts=[rollout(0, "p1") | {"round": None}])
+    (file,) = Ledger(open_store(store_root)).files()
     assert (file.round, Path(file.path).parent) == (None, Path("rollouts"))
 
 
 # Refusals
 
 
-def test_a_key_is_refused_before_anything_is_written(tmp_path: Path) -> None:
-    publish_rows(tmp_path, "key", 0, rollouts=[rollout(0, "p1")])
-    before = sorted(tmp_path.rglob("*"))
+def test_a_key_is_refused_before_anything_is_written(store_root: str) -> None:
+    publish_rows(store_root, "key", 0, rollouts=[rollout(0, "p1")])
+    before = open_store(store_root).entries("")
     with pytest.raises(AlreadyPublished, match="key"):
-        publish_rows(tmp_path, "key", 0, rollouts=[rollout(0, "p2")])
-    assert sorted(tmp_path.rglob("*")) == before
+        publish_rows(store_root, "key", 0, rollouts=[rollout(0, "p2")])
+    assert open_store(store_root).entries("") == before
 
 
-def test_a_repeated_key_within_the_rows_is_refused(tmp_path: Path) -> None:
+def test_a_repeated_key_within_the_rows_is_refused(store_root: str) -> None:
     with pytest.raises(PublishRefused, match=r"rollouts: key \(rollout_id\).*\n.*0-p1-0"):
-        publish_rows(tmp_path, "key", 0, rollouts=[rollout(0, "p1"), rollout(0, "p1")])
+        publish_rows(store_root, "key", 0, rollouts=[rollout(0, "p1"), rollout(0, "p1")])
 
 
-def test_known_prompts_are_left_out_and_changed_ones_refused(tmp_path: Path) -> None:
-    publish_rows(tmp_path, "one", prompts=[prompt("p1"), prompt("p2")])
-    publish_rows(tmp_path, "two", prompts=[prompt("p2"), prompt("p3")])
-    assert read_table(tmp_path, "prompts").column("prompt_id").to_pylist() == ["p1", "p2", "p3"]
+def test_known_prompts_are_left_out_and_changed_ones_refused(store_root: str) -> None:
+    publish_rows(store_root, "one", prompts=[prompt("p1"), prompt("p2")])
+    publish_rows(store_root, "two", prompts=[prompt("p2"), prompt("p3")])
+    assert read_table(store_root, "prompts").column("prompt_id").to_pylist() == ["p1", "p2", "p3"]
     with pytest.raises(PublishRefused, match=r"another content.*\n.*p1"):
-        publish_rows(tmp_path, "three", prompts=[prompt("p1", purpose="train")])
+        publish_rows(store_root, "three", prompts=[prompt("p1", purpose="train")])
 
 
-def test_rows_of_another_round_are_refused(tmp_path: Path) -> None:
+def test_rows_of_another_round_are_refused(store_root: str) -> None:
     with pytest.raises(PublishRefused, match=r"rows of \{1\} in the commit of round 0"):
-        publish_rows(tmp_path, "key", 0, rollouts=[rollout(0, "p1"), rollout(1, "p1")])
+        publish_rows(store_root, "key", 0, rollouts=[rollout(0, "p1"), rollout(1, "p1")])
 
 
 @pytest.mark.parametrize(
     "columns", [{"temperature": float("nan")}, {"behavior_logprobs": [0.0, float("nan"), 0.0]}]
 )
-def test_a_nan_is_refused(tmp_path: Path, columns: dict[str, object]) -> None:
+def test_a_nan_is_refused(store_root: str, columns: dict[str, object]) -> None:
     with pytest.raises(PublishRefused, match=f"NaN in {next(iter(columns))}"):
-        publish_rows(tmp_path, "key", 0, rollouts=[rollout(0, "p1", **columns)])
+        publish_rows(store_root, "key", 0, rollouts=[rollout(0, "p1", **columns)])
 
 
-def test_a_nan_inside_a_reward_term_is_refused(tmp_path: Path) -> None:
+def test_a_nan_inside_a_reward_term_is_refused(store_root: str) -> None:
     row = rollout(0, "t1")
     bad = reward(row, 1.0, [label(row, 0.5)])
     bad["terms"][0]["contribution"] = float("nan")
     with pytest.raises(PublishRefused, match="NaN in terms"):
-        publish_rows(tmp_path, "key", 0, rewards=[bad])
+        publish_rows(store_root, "key", 0, rewards=[bad])
 
 
-def test_an_unknown_table_or_column_is_refused(tmp_path: Path) -> None:
+def test_an_unknown_table_or_column_is_refused(store_root: str) -> None:
     with pytest.raises(PublishRefused, match="no table ghosts"):
-        publish(tmp_path, "key", {"ghosts": pa.table({"a": [1]})})
+        publish(store_root, "key", {"ghosts": pa.table({"a": [1]})})
     with pytest.raises(SchemaMismatch, match="prompts: unknown columns"):
-        publish(tmp_path, "key", {"prompts": pa.table({"mood": ["good"]})})
+        publish(store_root, "key", {"prompts": pa.table({"mood": ["good"]})})
 
 
 ROLLOUT = rollout(0, "p1")
@@ -172,14 +172,14 @@ BAD: dict[str, dict[str, list[dict[str, object]]]] = {
 
 
 @pytest.mark.parametrize("check", load_checks())
-def test_every_check_refuses_its_bad_fixture(tmp_path: Path, check: str) -> None:
-    publish_rows(tmp_path, "rollouts", 0, rollouts=[ROLLOUT])
+def test_every_check_refuses_its_bad_fixture(store_root: str, check: str) -> None:
+    publish_rows(store_root, "rollouts", 0, rollouts=[ROLLOUT])
     if check == "unique_label_id":
         # Within one commit the key test is faster; the check sees the other commits too.
-        publish_rows(tmp_path, "labels", 0, labels=[LABEL])
+        publish_rows(store_root, "labels", 0, labels=[LABEL])
     with pytest.raises(PublishRefused, match=f"check {check} found bad rows"):
-        publish_rows(tmp_path, "bad", None, **BAD[check])
-    assert Ledger(open_store(tmp_path)).find("bad") is None
+        publish_rows(store_root, "bad", None, **BAD[check])
+    assert Ledger(open_store(store_root)).find("bad") is None
 
 
 @pytest.mark.parametrize(
@@ -197,18 +197,18 @@ def test_every_check_refuses_its_bad_fixture(tmp_path: Path, check: str) -> None
     ],
 )
 def test_the_checks_see_the_less_obvious_cases(
-    tmp_path: Path, bad: dict[str, list[dict[str, object]]]
+    store_root: str, bad: dict[str, list[dict[str, object]]]
 ) -> None:
-    publish_rows(tmp_path, "rollouts", 0, rollouts=[ROLLOUT])
+    publish_rows(store_root, "rollouts", 0, rollouts=[ROLLOUT])
     with pytest.raises(PublishRefused, match="check"):
-        publish_rows(tmp_path, "bad", 0, **bad)
+        publish_rows(store_root, "bad", 0, **bad)
 
 
-def test_a_replayed_holdout_rollout_of_an_earlier_round_is_seen(tmp_path: Path) -> None:
-    publish_rows(tmp_path, "rollouts", 0, rollouts=[ROLLOUT])
+def test_a_replayed_holdout_rollout_of_an_earlier_round_is_seen(store_root: str) -> None:
+    publish_rows(store_root, "rollouts", 0, rollouts=[ROLLOUT])
     (use,) = BAD["holdout_not_trained"]["train_use"]
     with pytest.raises(PublishRefused, match="holdout_not_trained"):
-        publish_rows(tmp_path, "bad", 3, train_use=[use | {"round": 3, "source_round": 0}])
+        publish_rows(store_root, "bad", 3, train_use=[use | {"round": 3, "source_round": 0}])
 
 
 def test_the_statuses_of_the_check_are_those_of_the_schema() -> None:
@@ -219,13 +219,13 @@ def test_the_statuses_of_the_check_are_those_of_the_schema() -> None:
 # Replacing, staging
 
 
-def test_removed_files_leave_the_next_version_only(tmp_path: Path) -> None:
-    publish_rows(tmp_path, "one", 0, rollouts=[rollout(0, "p1", completion="old")])
-    (old,) = Ledger(open_store(tmp_path)).files()
+def test_removed_files_leave_the_next_version_only(store_root: str) -> None:
+    publish_rows(store_root, "one", 0, rollouts=[rollout(0, "p1", completion="old")])
+    (old,) = Ledger(open_store(store_root)).files()
     rows = table_from_rows("rollouts", [rollout(0, "p1", completion="new")])
-    publish(tmp_path, "two", {"rollouts": rows}, round=0, remove=[old.path])
-    assert read_table(tmp_path, "rollouts").column("completion").to_pylist() == ["new"]
-    assert read_table(tmp_path, "rollouts", as_of=0).column("completion").to_pylist() == ["old"]
+    publish(store_root, "two", {"rollouts": rows}, round=0, remove=[old.path])
+    assert read_table(store_root, "rollouts").column("completion").to_pylist() == ["new"]
+    assert read_table(store_root, "rollouts", as_of=0).column("completion").to_pylist() == ["old"]
 
 
 def test_staged_shards_are_read_in_order_and_a_bad_one_is_named(tmp_path: Path) -> None:
@@ -299,8 +299,8 @@ def publish_one(root: Path, _: int) -> str:
     return "published"
 
 
-def test_of_two_publishers_of_one_key_one_wins(tmp_path: Path) -> None:
+def test_of_two_publishers_of_one_key_one_wins(store_root: str) -> None:
     with multiprocessing.get_context("spawn").Pool(2) as pool:
-        outcomes = pool.starmap(publish_one, [(tmp_path, 0), (tmp_path, 1)])
+        outcomes = pool.starmap(publish_one, [(store_root, 0), (store_root, 1)])
     assert sorted(outcomes) == ["published", "refused"]
-    assert read_table(tmp_path, "rollouts").num_rows == 1
+    assert read_table(store_root, "rollouts").num_rows == 1
