@@ -5,20 +5,39 @@ key of the work it did (`round=17/rewards`); a second commit under a key is refu
 same work again is safe. The live files at a version are the fold of all commits up to it: a glob
 never defines a table. Creating the commit file is the only commit point; what a killed publish
 leaves before it are orphans that nobody sees.
-Not here: writing data files (publish.py) or reading them (catalog.py).
+Not here: what commits add up to (commits.py), writing data files (publish.py) or reading them.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 
+from warehouse.commits import (
+    FORGET,
+    OLDEST,
+    Commit,
+    LiveFile,
+    Replacements,
+    decode,
+    encode,
+    live_files,
+    vacuumed_by,
+)
 from warehouse.store import AlreadyExists, Store, WarehouseError
 
-_FORMAT = 1
+__all__ = [
+    "AlreadyPublished",
+    "Commit",
+    "Conflict",
+    "CorruptFile",
+    "ForgottenMeanwhile",
+    "Ledger",
+    "LiveFile",
+    "Vacuumed",
+]
+
 _FOLDER = "_ledger/"
 _NAME = re.compile(r"_ledger/(\d{10})\.json")
 
@@ -39,32 +58,12 @@ class CorruptFile(WarehouseError):
     """A file of the warehouse is missing or damaged; the message names it."""
 
 
-@dataclass(frozen=True)
-class LiveFile:
-    """One Parquet file of one table; `path` is its key in the store, `bytes` its size."""
-
-    table: str
-    round: int | None
-    path: str
-    rows: int
-    bytes: int
-    sha256: str
-    schema_version: int
+class ForgottenMeanwhile(Conflict):
+    """A prompt was forgotten since the rows were held against the list; hold them once more."""
 
 
-@dataclass(frozen=True)
-class Commit:
-    """One version of the warehouse: the files it adds and the paths it removes."""
-
-    version: int
-    key: str
-    operation: str
-    committed_at: datetime
-    code_version: str
-    config_sha256: str
-    add: tuple[LiveFile, ...]
-    remove: tuple[str, ...]
-    meta: dict[str, str] = field(default_factory=dict)
+class Vacuumed(WarehouseError):
+    """An old version whose files a vacuum has deleted."""
 
 
 class Ledger:
@@ -82,16 +81,17 @@ class Ledger:
         """
         names = self._store.list(_FOLDER)
         for version, name in enumerate(names):
-            match = _NAME.fullmatch(name)
-            if not match:
+            number = _number(name)
+            if not number:
                 raise CorruptFile(f"{self._store.root}: {name} does not belong into the ledger")
-            if int(match[1]) != version:
+            if int(number) != version:
                 raise CorruptFile(
                     f"{self._store.root}: {_name(version)} is missing from the ledger; restore it "
                     "from a backup, the versions after it cannot be read without it"
                 )
-        for version in range(len(self._known), len(names)):
-            self._known.append(self._read(version))
+        new = range(len(self._known), len(names))
+        for version, data in zip(new, self._store.get_many(names[new.start :]), strict=True):
+            self._known.append(self._decode(version, data))
         if as_of is None:
             return list(self._known)
         if not -1 <= as_of < len(self._known):
@@ -99,6 +99,22 @@ class Ledger:
                 f"{self._store.root}: no version {as_of}; the last one is {len(self._known) - 1}"
             )
         return self._known[: as_of + 1]
+
+    def damage(self) -> tuple[list[Commit], list[str]]:
+        """The commits that can be read, and what is wrong with the others, one line each."""
+        names = self._store.list(_FOLDER)
+        wrong = [f"{name} does not belong into the ledger" for name in names if not _number(name)]
+        numbers = {int(number) for name in names if (number := _number(name))}
+        commits = []
+        for version in range(max(numbers, default=-1) + 1):
+            if version not in numbers:
+                wrong.append(f"{_name(version)} is missing; restore it from a backup")
+                continue
+            try:
+                commits.append(self._decode(version, self._store.get(_name(version))))
+            except CorruptFile as error:
+                wrong.append(str(error).removeprefix(f"{self._store.root}: "))
+        return commits, wrong
 
     def head(self) -> int:
         """The newest version, -1 for an empty warehouse."""
@@ -114,15 +130,16 @@ class Ledger:
         table: str | None = None,
         rounds: Sequence[int | None] | None = None,
     ) -> list[LiveFile]:
-        """The files live at version `as_of`, in the order of their commits."""
-        live: dict[str, LiveFile] = {}
-        for commit in self.commits(as_of):
-            for path in commit.remove:
-                live.pop(path, None)
-            live.update((file.path, file) for file in commit.add)
+        """The files live at version `as_of`, in the order of their commits.
+
+        Raises Vacuumed for a version that has lost files to a vacuum.
+        """
+        commits = self.commits(as_of)
+        replaced = Replacements(self._known)
+        self._refuse_vacuumed(len(commits) - 1, replaced)
         return [
             file
-            for file in live.values()
+            for file in live_files(commits, replaced).values()
             if table in (None, file.table) and (rounds is None or file.round in rounds)
         ]
 
@@ -143,13 +160,22 @@ class Ledger:
         missing = sorted(set(keys) - {commit.key for commit in commits})
         if missing:
             raise WarehouseError(f"{self._store.root}: nothing is published under {missing[0]}")
+        replaced = Replacements(self._known)
         paths = {
-            file.path
+            replaced.path(file.path)
             for commit in commits
             if commit.key in keys or commit.meta.get("amends") in keys
             for file in commit.add
         }
         return [file for file in self.files(as_of, table, rounds) if file.path in paths]
+
+    def refuse_dead(self, key: str, remove: Sequence[str]) -> None:
+        """Raises Conflict when a path that the commit `key` is to remove is not live."""
+        dead = sorted(set(remove) - {file.path for file in self.files()}) if remove else []
+        if dead:
+            raise Conflict(
+                f"{key}: cannot remove {dead[0]}: it is not live (any more); run it again"
+            )
 
     def append(
         self,
@@ -161,20 +187,26 @@ class Ledger:
         config_sha256: str = "",
         meta: Mapping[str, str] | None = None,
         since: int | None = None,
+        replace: Mapping[str, LiveFile | None] | None = None,
+        seen: int | None = None,
+        after: int | None = None,
     ) -> Commit:
-        """Commits `add` and `remove` under `key` at the next free version.
+        """Commits `add`, `remove` and `replace` under `key` at the next free version.
 
         Raises AlreadyPublished when `key` has a commit, Conflict when a removed path is not live or
         an added one is, or when a commit after version `since` touches a table of `add`: what the
-        rows were checked against would be out of date. A lost race for a version looks at the
-        ledger again and tries the next.
+        rows were checked against would be out of date. Likewise ForgottenMeanwhile when prompts
+        were forgotten after version `seen`, and Conflict for any commit at all after `after`. A
+        lost race for a version looks at the ledger again and tries the next.
         """
         while True:
             version = self.head() + 1
             if self.find(key):
                 raise AlreadyPublished(key)
-            self._refuse_conflicts(key, add, remove)
+            self.refuse_dead(key, remove)
+            self._refuse_twice(key, add)
             self._refuse_outdated(key, add, since)
+            self._refuse_later(key, seen, after)
             commit = Commit(
                 version=version,
                 key=key,
@@ -185,18 +217,16 @@ class Ledger:
                 add=tuple(add),
                 remove=tuple(remove),
                 meta=dict(meta or {}),
+                replace=dict(replace or {}),
             )
             try:
-                self._store.put(_name(version), _encode(commit))
+                self._store.put(_name(version), encode(commit))
             except AlreadyExists:
                 continue
             return commit
 
-    def _refuse_conflicts(self, key: str, add: Sequence[LiveFile], remove: Sequence[str]) -> None:
+    def _refuse_twice(self, key: str, add: Sequence[LiveFile]) -> None:
         live = {file.path for file in self.files()}
-        dead = sorted(set(remove) - live)
-        if dead:
-            raise Conflict(f"{key}: cannot remove {dead[0]}: it is not live")
         twice = sorted(file.path for file in add if file.path in live)
         if twice:
             raise Conflict(f"{key}: cannot add {twice[0]}: it is live already")
@@ -205,32 +235,45 @@ class Ledger:
         tables = {file.table for file in add}
         for commit in [] if since is None else self.commits()[since + 1 :]:
             touched = sorted(tables & {file.table for file in commit.add})
+            if commit.replace:  # of prompts, which no table is without
+                touched = sorted(tables)
             if touched:
                 raise Conflict(
                     f"{key}: {commit.key} has changed {touched[0]} since version {since}"
                 )
 
-    def _read(self, version: int) -> Commit:
-        name = _name(version)
+    def _refuse_later(self, key: str, seen: int | None, after: int | None) -> None:
+        if seen is not None:
+            for commit in self._known[seen + 1 :]:
+                if commit.operation == FORGET:
+                    raise ForgottenMeanwhile(
+                        f"{key}: {commit.key} has forgotten prompts since version {seen}"
+                    )
+        if after is not None and len(self._known) - 1 > after:
+            newest = self._known[-1]
+            raise Conflict(f"{key}: {newest.key} was committed since version {after}")
+
+    def _refuse_vacuumed(self, version: int, replaced: Replacements) -> None:
+        vacuum = vacuumed_by(self._known, version, replaced)
+        if vacuum is not None:
+            raise Vacuumed(
+                f"{self._store.root}: version {version} cannot be read since "
+                f"{vacuum.committed_at:%Y-%m-%d %H:%M} UTC: its files were deleted by a vacuum "
+                f"(version {vacuum.version}); the oldest whole version is {vacuum.meta[OLDEST]}"
+            )
+
+    def _decode(self, version: int, data: bytes) -> Commit:
         try:
-            fields = json.loads(self._store.get(name))
-            if fields.pop("format") != _FORMAT:
-                raise CorruptFile(f"{self._store.root}: {name} was written by a newer version")
-            fields["committed_at"] = datetime.fromisoformat(fields["committed_at"])
-            fields["add"] = tuple(LiveFile(**file) for file in fields["add"])
-            fields["remove"] = tuple(fields["remove"])
-            commit = Commit(**fields)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CorruptFile(f"{self._store.root}: {name} is no commit: {error}") from error
-        if commit.version != version:
-            raise CorruptFile(f"{self._store.root}: {name} says it is version {commit.version}")
-        return commit
+            return decode(data, version)
+        except ValueError as error:
+            raise CorruptFile(f"{self._store.root}: {_name(version)} {error}") from error
+
+
+def _number(name: str) -> str:
+    """The digits in a commit file's name, nothing for any other name."""
+    match = _NAME.fullmatch(name)
+    return match[1] if match else ""
 
 
 def _name(version: int) -> str:
     return f"{_FOLDER}{version:010d}.json"
-
-
-def _encode(commit: Commit) -> bytes:
-    fields = asdict(commit) | {"committed_at": commit.committed_at.isoformat()}
-    return (json.dumps({"format": _FORMAT, **fields}, indent=1) + "\n").encode()

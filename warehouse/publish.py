@@ -13,6 +13,7 @@ import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -20,10 +21,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from warehouse import catalog
-from warehouse.ledger import AlreadyPublished, Commit, CorruptFile, Ledger, LiveFile
+from warehouse.ledger import (
+    AlreadyPublished,
+    Commit,
+    CorruptFile,
+    ForgottenMeanwhile,
+    Ledger,
+    LiveFile,
+)
 from warehouse.reading import create_table_view
 from warehouse.schemas import SCHEMA_VERSION, TABLES, SchemaMismatch, conform
 from warehouse.store import Store, WarehouseError, open_store
+from warehouse.suppression import forgotten, without_forgotten
 
 _SHOWN_ROWS = 5
 
@@ -51,16 +60,20 @@ def publish(
     named by their content: rows that are live already are left out. With `round`, every row of a
     table by round must carry it. With `since`, no other commit may have touched these tables after
     that version.
+    Rows of forgotten prompts are left out, also of those forgotten while this call ran.
     Raises AlreadyPublished for a key in the ledger, SchemaMismatch, or PublishRefused for a
     repeated key, a NaN, a foreign round, or a failed check of `sql/checks`; Conflict as
-    Ledger.append does.
+    Ledger.append does; TrainedOnForgotten.
     """
     store = open_store(root)
     ledger = Ledger(store)
     if ledger.find(key):
         raise AlreadyPublished(key)
+    ledger.refuse_dead(key, remove)
+    seen, gone = ledger.head(), forgotten(ledger.commits())
+    kept = {name: without_forgotten(key, name, rows, gone) for name, rows in tables.items()}
     live = [file for file in ledger.files() if file.path not in set(remove)]
-    fresh = {name: _prepare(store, name, rows, round, live) for name, rows in tables.items()}
+    fresh = {name: _prepare(store, name, rows, round, live) for name, rows in kept.items()}
     _run_checks(store, key, fresh, live)
     added = []
     with tempfile.TemporaryDirectory(prefix="roundhouse-") as folder:
@@ -71,16 +84,19 @@ def publish(
                 file = _describe(name, number, part, path)
                 store.put_file(file.path, path)
                 added.append(file)
-    return ledger.append(
-        key,
-        added,
-        remove,
-        operation=operation,
-        code_version=code_version,
-        config_sha256=config_sha256,
-        meta=meta,
-        since=since,
-    )
+    about: dict[str, Any] = {
+        "operation": operation,
+        "code_version": code_version,
+        "config_sha256": config_sha256,
+        "meta": meta,
+        "since": since,
+    }
+    try:
+        return ledger.append(key, added, remove, seen=seen, **about)
+    except ForgottenMeanwhile:
+        for file in added:  # they may hold what was forgotten; nobody has read them
+            store.delete(file.path)
+    return publish(root, key, tables, round=round, remove=remove, **about)
 
 
 def read_staged(paths: Sequence[Path], table: str) -> pa.Table:

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from warehouse.ledger import CorruptFile, Ledger, LiveFile
 from warehouse.schemas import SCHEMA_VERSION, TABLES
 from warehouse.store import Store, StoreError, WarehouseError, open_store
+from warehouse.verification import read_verified
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
@@ -99,11 +100,14 @@ def read_table(
     columns: Sequence[str] | None = None,
     as_of: int | None = None,
     keys: Sequence[str] | None = None,
+    verified: bool = False,
 ) -> pa.Table:
     """The live rows of `table` with page checksums verified, columns in schema order.
 
-    `keys` restricts to the work of these ledger keys (Ledger.files_of). Raises CorruptFile naming a
-    damaged or missing file, WarehouseError for an unknown table, column or key.
+    `keys` restricts to the work of these ledger keys (Ledger.files_of). `verified`: every file is
+    read whole, once, and its sha256 held against the ledger's before anything is decoded. Raises
+    CorruptFile naming a damaged or missing file, WarehouseError for an unknown table, column or
+    key.
     """
     if table not in TABLES:
         raise WarehouseError(f"no table {table}; there are: {', '.join(TABLES)}")
@@ -120,7 +124,7 @@ def read_table(
     else:
         files = ledger.files_of(keys, as_of, table, rounds)
     return pa.concat_tables(
-        [schema.empty_table(), *(_read_file(store, file, schema) for file in files)]
+        [schema.empty_table(), *(_read_file(store, file, schema, verified) for file in files)]
     )
 
 
@@ -142,9 +146,13 @@ def _quote_name(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _read_file(store: Store, file: LiveFile, schema: pa.Schema) -> pa.Table:
+def _read_file(store: Store, file: LiveFile, schema: pa.Schema, verified: bool) -> pa.Table:
     try:
-        parquet = pq.ParquetFile(store.open(file.path, file.bytes), page_checksum_verification=True)
+        if verified:
+            source = pa.BufferReader(read_verified(store, file))
+        else:
+            source = store.open(file.path, file.bytes)
+        parquet = pq.ParquetFile(source, page_checksum_verification=True)
         present = [name for name in schema.names if name in parquet.schema_arrow.names]
         rows = parquet.read(columns=present)
     except (OSError, StoreError, pa.ArrowException) as error:

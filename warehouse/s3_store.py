@@ -89,20 +89,16 @@ class S3Store:
             key, lambda: self._client.download_file(self._at.bucket, self._key(key), str(path))
         )
 
-    def open(self, key: str, size: int | None = None) -> pa.NativeFile:
-        """`key` for reading at any place; a known `size` in bytes spares a request.
+    def open(self, key: str, size: int | None = None) -> pa.NativeFile:  # noqa: ARG002
+        """`key` for reading at any place; pyarrow cannot be told the size and asks for it.
 
-        Raises MissingObject, at the latest on the first read.
+        Raises MissingObject.
         """
         files, base = self.arrow_files()
         self._key(key)
         place = f"{base}/{key}"
         try:
-            if size is None:
-                return files.open_input_file(place)
-            return files.open_input_file(
-                arrow_fs.FileInfo(place, type=arrow_fs.FileType.File, size=size)
-            )
+            return files.open_input_file(place)
         except FileNotFoundError:
             raise MissingObject(f"{self._at}: no object {key}") from None
         except OSError as error:

@@ -148,7 +148,7 @@ def publish_rows(root: str | Path, key: str, round: int | None = None, **tables:
     )
 
 
-def small_warehouse(root: Path) -> Path:
+def small_warehouse(root: str | Path) -> Path:
     """Two rounds: hold-out prompts p1, p2 with two samples each, train prompt t1 with two.
 
     Toxicity by `meter` (metric): round 0 scores .9 .2 | .6 .4, round 1 scores .1 .2 | .3 .7.
@@ -177,4 +177,4 @@ def small_warehouse(root: Path) -> Path:
     publish_rows(root, "round=0/train-labels/hate@r1", 0, labels=labels)
     publish_rows(root, "round=0/rewards", 0, rewards=rewards)
     publish_rows(root, "round=0/training", 0, rounds=[round_row(0)])
-    return root
+    return Path(root)

@@ -137,7 +137,7 @@ def test_a_commit_of_a_newer_format_or_another_version_is_refused(store_root: st
     store, name = open_store(store_root), "_ledger/0000000000.json"
     fields = json.loads(store.get(name))
     store.delete(name)
-    store.put(name, json.dumps(fields | {"format": 2}).encode())
+    store.put(name, json.dumps(fields | {"format": 3}).encode())
     with pytest.raises(CorruptFile, match="newer version"):
         open_ledger(store_root).commits()
     store.delete(name)

@@ -1,0 +1,152 @@
+"""Forget: a prompt and all that came of it leave every table and every version, in one commit.
+
+Every file that any version reads is searched; those with rows of the prompt are written anew
+without them, and the commit replaces them at every version, so time travel goes on minus the
+forgotten rows. Then the old files are deleted. Killed before the commit, nothing has changed but
+orphans without those rows; killed after it, `vacuum` or the same forget finishes the deletion.
+Evaluations and metrics stay: they are numbers over many prompts.
+Not here: how rows are found (prompt_traces.py), keeping the prompt out from now on
+(suppression.py), what lies outside the tables: judges' answers, staging (pipeline/forgetting.py),
+policies trained on it, which are named and stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from warehouse.commits import FORGET, Commit
+from warehouse.ledger import AlreadyPublished, Conflict, Ledger
+from warehouse.prompt_traces import Search, Traces
+from warehouse.reading import read_table
+from warehouse.store import Store, WarehouseError, open_store
+from warehouse.suppression import PROMPTS, ROLLOUTS, id_hash
+from warehouse.suppression import forgotten as forgotten_list
+from warehouse.vacuum import delete, leftover_paths
+from warehouse.verification import orphans
+
+
+@dataclass(frozen=True)
+class Forgetting:
+    """What a forget did; `files` were written anew or dropped, `deleted` objects are gone.
+
+    `version` None: nothing was left to commit, or a dry run. `policies`: (round, training run,
+    revision) of those trained on the prompts. `siblings`: other live prompts that begin with the
+    same human turn. `orphans`: data files that no commit mentions and that may hold rows.
+    """
+
+    traces: Traces
+    files: int
+    deleted: int
+    version: int | None
+    policies: tuple[tuple[int, str, str], ...]
+    siblings: tuple[str, ...]
+    orphans: int
+
+
+def forget(
+    root: str | Path,
+    prompt_ids: Iterable[str],
+    *,
+    by: str,
+    why: str,
+    aliases: Callable[[str], Iterable[str]] | None = None,
+    dry_run: bool = False,
+) -> Forgetting:
+    """Takes the prompts out of every table and version, and lists them (hashed) as forgotten.
+
+    `aliases`: from a prompt's messages (JSON), further ids under which another source would bring
+    it. Raises WarehouseError for an id that no version has (unless it is forgotten already) or an
+    empty `by` or `why`, CorruptFile for a damaged file; then nothing has changed.
+    """
+    wanted, by, why = {name.strip() for name in prompt_ids} - {""}, by.strip(), why.strip()
+    if not wanted or not by or not why:
+        raise WarehouseError("forget: name prompts, who decides (--by) and the reason (--why)")
+    open_store(root, read_only=True)  # a mistyped root must not come to be
+    store = open_store(root)
+    ledger, search = Ledger(store), Search(store, wanted)
+    while True:
+        commits = ledger.commits()
+        search.look(commits)
+        _refuse_unknown(store, wanted, search.traces, commits)
+        if dry_run or not search.found:
+            version = None
+            break
+        try:
+            version = _commit(ledger, len(commits) - 1, search, by, why, aliases)
+            break
+        except (Conflict, AlreadyPublished):  # somebody published meanwhile: search that as well
+            continue
+    deleted = 0 if dry_run else delete(store, _leftovers(store, ledger.commits()))
+    return _report(store, ledger.commits(), search, deleted, version)
+
+
+def _refuse_unknown(
+    store: Store, wanted: set[str], traces: Traces, commits: Sequence[Commit]
+) -> None:
+    gone = forgotten_list(commits)
+    unknown = sorted(x for x in wanted - traces.prompt_ids if not gone.has_prompt(x))
+    if unknown:
+        raise WarehouseError(
+            f"{store.root}: no version has a prompt {unknown[0]}"
+            + (f" (nor {len(unknown) - 1} more of the list)" if len(unknown) > 1 else "")
+            + "; nothing is changed. Ids: select prompt_id from prompts"
+        )
+
+
+def _commit(
+    ledger: Ledger,
+    head: int,
+    search: Search,
+    by: str,
+    why: str,
+    aliases: Callable[[str], Iterable[str]] | None,
+) -> int:
+    """Writes the files without the rows and commits all replacements at once."""
+    traces = search.traces
+    ids = set(traces.prompt_ids)
+    if aliases is not None:
+        ids.update(name for messages in traces.messages for name in aliases(messages))
+    number = sum(commit.operation == FORGET for commit in ledger.commits())
+    return ledger.append(
+        f"forget/{number}",
+        [],
+        operation=FORGET,
+        replace={path: search.rewritten(path) for path in search.found},
+        after=head,
+        meta={
+            "by": by,
+            "why": why,
+            PROMPTS: " ".join(sorted(map(id_hash, ids))),
+            ROLLOUTS: " ".join(sorted(map(id_hash, traces.rollout_ids))),
+        },
+    ).version
+
+
+def _leftovers(store: Store, commits: Sequence[Commit]) -> list[str]:
+    there = {entry.key for entry in store.entries("")}
+    return sorted(leftover_paths(commits) & there)
+
+
+def _report(
+    store: Store, commits: Sequence[Commit], search: Search, deleted: int, version: int | None
+) -> Forgetting:
+    revisions = {c.meta.get("training_run_id"): c.meta.get("policy_revision") for c in commits}
+    policies = [(r, run, revisions.get(run) or "?") for r, run in search.traces.trainings]
+    return Forgetting(
+        traces=search.traces,
+        files=len(search.found),
+        deleted=deleted,
+        version=version,
+        policies=tuple(sorted(policies)),
+        siblings=tuple(_siblings(store.root, search.traces)),
+        orphans=len(orphans(store.entries(""), commits)),
+    )
+
+
+def _siblings(root: str, traces: Traces) -> list[str]:
+    """Live prompts that begin with the same human turn: perhaps of the same person."""
+    rows = read_table(root, "prompts", columns=["prompt_id", "first_turn_sha256"]).to_pylist()
+    found = {row["prompt_id"] for row in rows if row["first_turn_sha256"] in traces.first_turns}
+    return sorted(found - traces.prompt_ids)

@@ -1,0 +1,233 @@
+"""Evidence: is every file of a version there, whole, and what the ledger says it is?
+
+A flipped bit passes in silence through DuckDB and, where a page has no checksum, through pyarrow
+too. So the ledger holds size and sha256 of every file, and whoever must be sure compares them:
+`verify` all files of a version, training and export those that they are about to read.
+Not here: repair. A damaged file is restored from a backup: its name and sha256 are in the ledger.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from warehouse.commits import (
+    Commit,
+    LiveFile,
+    Replacements,
+    files_ever,
+    taken_files,
+)
+from warehouse.ledger import CorruptFile, Ledger
+from warehouse.schemas import SCHEMA_VERSION, TABLES
+from warehouse.store import Entry, MissingObject, Store, StoreError, open_store
+
+_CHUNK = 8 << 20
+_THREADS = 8
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong; `path` is its key in the store."""
+
+    path: str
+    kind: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was looked at, in files, rows and bytes, and what is wrong.
+
+    `orphans` are data files that no commit mentions: unread, a matter for `vacuum`.
+    """
+
+    files: int
+    rows: int
+    bytes: int
+    problems: tuple[Problem, ...]
+    orphans: tuple[Entry, ...]
+
+
+def verify(
+    root: str | Path,
+    as_of: int | None = None,
+    *,
+    all_versions: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Verification:
+    """Holds every file of version `as_of` (None: the newest), or of all versions, to the ledger.
+
+    `progress` is told bytes done and bytes in all, from several threads. Versions that a vacuum
+    took files of are no part of all versions. Raises Vacuumed and WarehouseError for an `as_of`
+    that cannot be read; damage to the ledger is a problem among the others, and then all files
+    that its readable commits mention are looked at.
+    """
+    store = open_store(root, read_only=True)
+    entries = store.entries(
+        ""
+    )  # before the ledger: a file that is newer cannot look like an orphan
+    ledger = Ledger(store)
+    commits, wrong = ledger.damage()
+    problems = [Problem(*_split(line)) for line in wrong]
+    replaced = Replacements(commits)
+    if wrong:
+        files = list(files_ever(commits, replaced).values())
+    elif all_versions:
+        taken = taken_files(commits, replaced)
+        files = [f for f in files_ever(commits, replaced).values() if f.path not in taken]
+    else:
+        files = ledger.files(as_of)
+    there = {entry.key: entry for entry in entries}
+    problems += check_files(store, files, progress)
+    problems += [
+        Problem(path, "forgotten", "a forgotten prompt's rows are still here: run vacuum")
+        for path in sorted(replaced.dead & there.keys())
+    ]
+    return Verification(
+        files=len(files),
+        rows=sum(file.rows for file in files),
+        bytes=sum(file.bytes for file in files),
+        problems=tuple(problems),
+        orphans=tuple(orphans(entries, commits)),
+    )
+
+
+def orphans(entries: Iterable[Entry], commits: Sequence[Commit]) -> list[Entry]:
+    """Data files that no commit mentions, and what killed puts left (but for the ledger's)."""
+    replaced = Replacements(commits)
+    known = files_ever(commits, replaced).keys() | replaced.dead
+    known |= {file.path for commit in commits for file in commit.add}
+    return [entry for entry in entries if _is_data(entry.key) and entry.key not in known]
+
+
+def check_files(
+    store: Store, files: Sequence[LiveFile], progress: Callable[[int, int], None] | None = None
+) -> list[Problem]:
+    """What is wrong with these files, by path; each is read once, whole, in parallel."""
+    total, done, lock = sum(file.bytes for file in files), 0, threading.Lock()
+
+    def check(file: LiveFile) -> Problem | None:
+        nonlocal done
+        problem = check_file(store, file)
+        with lock:
+            done += file.bytes
+            if progress is not None:
+                progress(done, total)
+        return problem
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        found = list(pool.map(check, files))
+    return sorted((problem for problem in found if problem), key=lambda problem: problem.path)
+
+
+def verify_files(store: Store, files: Sequence[LiveFile]) -> None:
+    """Raises CorruptFile naming every file that is not what the ledger says it is."""
+    problems = check_files(store, files)
+    if problems:
+        shown = "; ".join(f"{store.root}/{x.path}: {x.kind}: {x.detail}" for x in problems)
+        raise CorruptFile(f"{shown}; restore it from a backup (`roundhouse verify` lists all)")
+
+
+def verify_tables(
+    root: str | Path,
+    tables: Iterable[str],
+    rounds: Sequence[int | None] | None = None,
+    as_of: int | None = None,
+) -> None:
+    """Verifies the files of these tables and rounds (None: all), before a query reads them.
+
+    Tables that are not by round are verified whole. Raises CorruptFile.
+    """
+    store = open_store(root, read_only=True)
+    wanted = set(tables)
+    files = [
+        file
+        for file in Ledger(store).files(as_of)
+        if file.table in wanted and (rounds is None or file.round is None or file.round in rounds)
+    ]
+    verify_files(store, files)
+
+
+def read_verified(store: Store, file: LiveFile) -> bytes:
+    """The bytes of `file`, fetched once and held against the ledger. Raises CorruptFile."""
+    try:
+        data = store.get(file.path)
+    except (MissingObject, OSError) as error:
+        raise CorruptFile(f"{store.root}/{file.path}: damaged or missing: {error}") from error
+    problem = _wrong_bytes(file, len(data), hashlib.sha256(data).hexdigest())
+    if problem is not None:
+        raise CorruptFile(f"{store.root}/{file.path}: {problem.kind}: {problem.detail}")
+    return data
+
+
+def check_file(store: Store, file: LiveFile) -> Problem | None:
+    """What is wrong with one file, or None: there, size, sha256, rows, schema, in this order."""
+    try:
+        with store.open(file.path) as source:
+            size = source.size()
+            if size != file.bytes:
+                return _wrong_bytes(file, size, "")
+            digest = hashlib.sha256()
+            while block := source.read_buffer(_CHUNK):
+                digest.update(block)
+            problem = _wrong_bytes(file, size, digest.hexdigest())
+            if problem is None:
+                source.seek(0)
+                problem = _wrong_content(file, pq.ParquetFile(source))
+            return problem
+    except (MissingObject, FileNotFoundError):
+        return Problem(file.path, "missing", "there is no such file")
+    except (OSError, StoreError, pa.ArrowException) as error:
+        return Problem(file.path, "unreadable", str(error))
+
+
+def _wrong_bytes(file: LiveFile, size: int, sha256: str) -> Problem | None:
+    if size != file.bytes:
+        kind = "truncated" if size < file.bytes else "too long"
+        return Problem(file.path, kind, f"{size} bytes, the ledger has {file.bytes}")
+    if sha256 != file.sha256:
+        detail = f"its sha256 is {sha256[:12]}..., the ledger has {file.sha256[:12]}..."
+        return Problem(file.path, "damaged", detail)
+    return None
+
+
+def _wrong_content(file: LiveFile, parquet: pq.ParquetFile) -> Problem | None:
+    """Rows and schema: what a right sha256 of a wrongly published file would hide."""
+    if parquet.metadata.num_rows != file.rows:
+        detail = f"{parquet.metadata.num_rows} rows, the ledger has {file.rows}"
+        return Problem(file.path, "wrong rows", detail)
+    if file.schema_version > SCHEMA_VERSION:
+        detail = f"version {file.schema_version}, this roundhouse reads up to {SCHEMA_VERSION}"
+        return Problem(file.path, "newer schema", detail)
+    if file.table not in TABLES:
+        return Problem(file.path, "unknown table", f"there is no table {file.table}")
+    schema = TABLES[file.table].schema
+    types = {field.name: field.type for field in schema}
+    found = {field.name: field.type for field in parquet.schema_arrow}
+    wrong = sorted(name for name, kind in found.items() if types.get(name) != kind)
+    wrong += sorted(f.name for f in schema if not f.nullable and f.name not in found)
+    if wrong:
+        return Problem(file.path, "wrong schema", f"columns {', '.join(wrong)}")
+    return None
+
+
+def _is_data(key: str) -> bool:
+    """Whether vacuum may judge this key: a table's Parquet file, or the leftover of a put."""
+    folder, _, name = key.rpartition("/")
+    if folder.startswith("_ledger"):
+        return False
+    is_table = folder.partition("/")[0] in TABLES
+    return name.startswith(".put-") or (is_table and name.endswith(".parquet"))
+
+
+def _split(line: str) -> tuple[str, str, str]:
+    path, _, detail = line.partition(" ")
+    return path, "ledger", detail
