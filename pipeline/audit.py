@@ -59,15 +59,16 @@ def draw_sample(
     criterion: str,
     rounds: Sequence[int] | None = None,
     allocation: Allocation = "proportional",
+    as_of: int | None = None,
 ) -> pa.Table:
-    """`count` completions to judge, one row each, columns `audit_sheet.COLUMNS`, all text.
+    """`count` completions of version `as_of` to judge, columns `audit_sheet.COLUMNS`, all text.
 
     Choice and order are hashes of seed and rollout id, so they do not depend on files; nothing in
     the rows tells what a labeler said. Strata follow the metric labeler of the criterion (or, if
     it has none, its first labeler). Raises ConfigError if `count` cannot cover the strata,
     WarehouseError where there is nothing to draw.
     """
-    con = connect(root)
+    con = connect(root, as_of)
     strata = read_strata(con, root, criterion, rounds)
     sizes = {stratum: len(ids) for stratum, ids in strata.items()}
     seats = allocate(sizes, count, allocation)

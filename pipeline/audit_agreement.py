@@ -115,9 +115,9 @@ class _Items:
     weights: dict[str, float]
 
 
-def audit_agreement(root: str | Path, criterion: str) -> AuditReport:
+def audit_agreement(root: str | Path, criterion: str, as_of: int | None = None) -> AuditReport:
     """Every labeler of the criterion against gold. Raises WarehouseError where there is no gold."""
-    con = connect(root)
+    con = connect(root, as_of)
     con.execute("set threads = 1")  # sums in one order: equal warehouses, equal numbers
     gold = _read_gold(con, root, criterion)
     said_yes = _binary(gold.verdicts)

@@ -19,6 +19,7 @@ _AGREEMENT = ("items", "po", "kappa", "ac1", "alpha")
 _ACCURACY = ("unscored", "accuracy", "sensitivity", "specificity")
 _CALIBRATION = ("brier", "ece width", "ece mass", "observed rate", "corrected rate")
 Criterion = Annotated[str, typer.Option(help="what is judged")]
+AsOf = Annotated[int | None, typer.Option("--as-of", help="a version of the ledger")]
 
 
 @audit_app.command()
@@ -33,13 +34,20 @@ def sample(
         Literal["proportional", "equal"],
         typer.Option(help="proportional, or equal: as many of every score, for rare ones"),
     ] = "proportional",
+    as_of: AsOf = None,
 ) -> None:
     """A blind, stratified sample of completions as a CSV for a person to judge."""
     from pipeline.audit import draw_sample
     from pipeline.audit_sheet import write_sheet
 
     rows = draw_sample(
-        warehouse, count, seed=seed, criterion=criterion, rounds=rounds, allocation=allocation
+        warehouse,
+        count,
+        seed=seed,
+        criterion=criterion,
+        rounds=rounds,
+        allocation=allocation,
+        as_of=as_of,
     )
     write_sheet(rows, out)
     typer.echo(
@@ -68,13 +76,14 @@ def show_agreement(
     warehouse: Warehouse,
     criterion: Criterion = "toxicity",
     style: Annotated[str, typer.Option("--format", help="table or json")] = "table",
+    as_of: AsOf = None,
 ) -> None:
     """Every labeler against gold, and annotators among themselves, with 95 % intervals."""
     if style not in ("table", "json"):
         raise typer.BadParameter(f"{style}: expected one of table, json")
     from pipeline.audit_agreement import audit_agreement
 
-    report = audit_agreement(warehouse, criterion)
+    report = audit_agreement(warehouse, criterion, as_of)
     if style == "json":
         import dataclasses
         import json

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline import preferences_cli, suite_cli
+from pipeline import preferences_cli, sql_cli, suite_cli
 from pipeline.audit_cli import audit_app
 from pipeline.import_cli import import_files
+from pipeline.lineage_cli import lineage
 from pipeline.relabel_cli import relabel, replay_dead
 
 if TYPE_CHECKING:
@@ -160,50 +161,16 @@ def reject(warehouse: Warehouse, number: Round, by: By, why: Why) -> None:
 
 
 @app.command()
-def status(warehouse: Warehouse) -> None:
+def status(warehouse: Warehouse, as_of: AsOf = None) -> None:
     """Rounds so far, the last commits, and how far a running stage is."""
     from pipeline.status import print_status
 
-    print_status(warehouse)
+    print_status(warehouse, as_of)
 
 
-@app.command()
-def sql(
-    warehouse: Warehouse,
-    query: Annotated[str | None, typer.Argument(help="none: read from standard input")] = None,
-    style: Annotated[str, typer.Option("--format", help="table, csv or json")] = "table",
-    as_of: AsOf = None,
-) -> None:
-    """Ask the warehouse in SQL: a view per table and mart, nothing else in reach."""
-    from pipeline.console import print_relation
-    from warehouse.catalog import connect, lock_down
-
-    text = query if query is not None else sys.stdin.read()
-    con = connect(warehouse, as_of)
-    lock_down(con, warehouse)
-    relation = con.sql(text)
-    if relation is not None:
-        print_relation(relation, _checked(style, ("table", "csv", "json")))
-
-
-@app.command()
-def query(
-    warehouse: Warehouse,
-    name: Annotated[str | None, typer.Argument(help="a mart or question; none: list them")] = None,
-    rollout: Annotated[str | None, typer.Option(help="for `why`: the rollout's id")] = None,
-    number: Annotated[int | None, typer.Option("--round", help="only this round")] = None,
-    style: Annotated[str, typer.Option("--format", help="table, long, csv or json")] = "",
-    as_of: AsOf = None,
-) -> None:
-    """A named question: a mart, or `why --rollout ID`."""
-    from pipeline.console import print_rows
-    from pipeline.status import answer
-    from warehouse.catalog import query_names
-
-    if name is None:
-        print_rows(("query", "one row is"), sorted(query_names().items()))
-        return
-    answer(warehouse, name, rollout=rollout, number=number, style=style, as_of=as_of)
+app.command()(sql_cli.sql)
+app.command()(sql_cli.query)
+app.command()(sql_cli.describe)
 
 
 @app.command()
@@ -224,18 +191,13 @@ app.command()(replay_dead)
 app.command("evaluate-labeler")(suite_cli.evaluate_labeler)
 app.command("evaluate-policy")(suite_cli.evaluate_policy)
 app.command("import")(import_files)
+app.command()(lineage)
 app.command()(preferences_cli.export)
 app.command("train-dpo")(preferences_cli.train_dpo)
 app.command("train-kto")(preferences_cli.train_kto)
 app.command("train-sft")(preferences_cli.train_sft)
 app.command("train-reward-model")(preferences_cli.train_reward_model)
 app.add_typer(audit_app, name="audit")
-
-
-def _checked(value: str, known: tuple[str, ...]) -> str:
-    if value not in known:
-        raise typer.BadParameter(f"{value}: expected one of {', '.join(known)}")
-    return value
 
 
 def _load(config: str, sets: list[str] | None, beam_options: list[str]) -> RunConfig:
@@ -291,6 +253,7 @@ def _explain(error: Exception) -> int:
     from pipeline.config import ConfigError
     from pipeline.stage_process import StageFailed
     from training.dataset import TrainingError
+    from warehouse.statements import ForbiddenStatement
     from warehouse.store import WarehouseError
 
     wrong_use = (
@@ -298,6 +261,7 @@ def _explain(error: Exception) -> int:
         duckdb.ParserException,
         duckdb.BinderException,
         duckdb.CatalogException,
+        ForbiddenStatement,
     )
     failed = (StageFailed, TrainingError, WarehouseError, duckdb.Error, OSError)
     if not isinstance(error, (*wrong_use, *failed)):

@@ -133,6 +133,15 @@ def spending_file(root: str, round_number: int) -> Path:
     return staging_folder(root, "spending", "").with_name(name)
 
 
+def paid_work(config: RunConfig, round_number: int) -> PaidWork:
+    """What the paid calls of a round share: answers, limits, budget."""
+    return PaidWork(
+        answers=answers_file(config.warehouse),
+        spending=spending_file(config.warehouse, round_number),
+        budget_usd=config.budget_usd,
+    )
+
+
 @dataclass(frozen=True)
 class LabelerSettings:
     """Everything a label worker needs; picklable."""
@@ -151,11 +160,7 @@ class LabelWorker:
             settings.labeler,
             device=choose_device(config.device),
             resolve=functools.partial(resolve, config),
-            paid=PaidWork(
-                answers=answers_file(config.warehouse),
-                spending=spending_file(config.warehouse, settings.round_number),
-                budget_usd=config.budget_usd,
-            ),
+            paid=paid_work(config, settings.round_number),
         )
         templates = self._labeler.template_rows()
         for row in templates.to_pylist():

@@ -6,6 +6,7 @@ trainers (training.dpo and its siblings), the command line (preferences_cli.py).
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from pipeline.config import RunConfig
 from pipeline.device import choose_device
 from pipeline.evaluate_policy import PolicyChoice, chosen_policy
 from pipeline.policies import policies_folder
+from pipeline.publishing import code_version
 from training.dpo import train_dpo
 from training.kto import train_kto
 from training.preference_rows import dpo_rows, kto_rows, reward_rows, sample, sft_rows
@@ -24,6 +26,8 @@ from training.preferences import Selection
 from training.reward_model import train_reward_model
 from training.sft import train_sft
 from training.trained_folder import Trained, refuse_existing
+from warehouse.ledger import Ledger
+from warehouse.store import open_store
 
 _KINDS = {
     "dpo": (dpo_rows, train_dpo),
@@ -55,7 +59,12 @@ def train(
     seed = config.seed if keys.seed is None else keys.seed
     rows_of, trainer = _KINDS[kind]
     start = chosen_policy(config, PolicyChoice(policy))
+    if selection.as_of is None:
+        head = Ledger(open_store(config.warehouse, read_only=True)).head()
+        selection = dataclasses.replace(selection, as_of=head)
     rows = sample(rows_of(config.warehouse, selection), keys.max_rows, seed)
+    made_from = {"warehouse_version": str(selection.as_of), "code_version": code_version()}
+    rows = rows.replace_schema_metadata(made_from)  # for training.json, see `roundhouse lineage`
     say(f"policy     {start.revision}")
     say(f"rows       {_counted(kind, rows)}")
     home = _home(config, kind)

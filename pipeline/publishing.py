@@ -56,9 +56,7 @@ def publish_stage(
         "dead_letters": read_staged(staged_rows(spec, manifests, "dead"), "dead_letters"),
         **(extra or {}),
     }
-    publish_once(config, key, tables, round_number=round_number, config_sha256=spec.config_sha256)
-    shutil.rmtree(spec.folder, ignore_errors=True)
-    return StageReport(
+    report = StageReport(
         key=key,
         rows=sum(m.rows_ok for m in manifests),
         dead=sum(m.rows_dead for m in manifests),
@@ -68,6 +66,31 @@ def publish_stage(
         load_seconds=sum(m.load_seconds for m in manifests),
         work_seconds=sum(m.work_seconds for m in manifests),
     )
+    publish_once(
+        config,
+        key,
+        tables,
+        round_number=round_number,
+        config_sha256=spec.config_sha256,
+        meta=work_meta(report),
+    )
+    shutil.rmtree(spec.folder, ignore_errors=True)
+    return report
+
+
+def work_meta(report: StageReport) -> dict[str, str]:
+    """What a commit says of the work behind it, for the mart `stage_throughput`.
+
+    Seconds are of all workers together; a stage that was resumed counts what its parts took.
+    """
+    return {
+        "made": str(report.made),
+        "unit": report.unit,
+        "dead": str(report.dead),
+        "tokens": str(report.tokens),
+        "load_seconds": f"{report.load_seconds:.3f}",
+        "work_seconds": f"{report.work_seconds:.3f}",
+    }
 
 
 def publish_once(

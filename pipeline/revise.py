@@ -22,21 +22,19 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from labeling.engines.chat import PaidWork
 from labeling.label import LabelingError
 from labeling.reviser import build_reviser, reviser_revision
 from labeling.revision import read_revision
 from labeling.revision_config import RevisionConfig
 from pipeline.config import ConfigError, RunConfig, sha256_of
 from pipeline.device import choose_device
-from pipeline.labels import spending_file
+from pipeline.labels import paid_work
 from pipeline.policies import resolve
 from pipeline.progress import Heartbeat
 from pipeline.publishing import StageReport, publish_once, publish_stage
 from pipeline.stage import (
     ShardResult,
     StageSpec,
-    answers_file,
     run_stage,
     split_rows,
     staged_rows,
@@ -213,11 +211,7 @@ class ReviseWorker:
             device=choose_device(config.device),
             seed=config.seed,
             resolve=functools.partial(resolve, config),
-            paid=PaidWork(
-                answers=answers_file(config.warehouse),
-                spending=spending_file(config.warehouse, settings.round_number),
-                budget_usd=config.budget_usd,
-            ),
+            paid=paid_work(config, settings.round_number),
         )
         template = self._reviser.template_rows()
         key = f"templates/{template['template_sha256'][0].as_py()[:16]}"

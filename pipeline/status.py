@@ -1,22 +1,19 @@
-"""`roundhouse status` and `query`: what a warehouse says about itself. Reads only."""
+"""`roundhouse status`: what a warehouse says about itself. Reads only."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.console import print_long, print_relation, print_rows
+from pipeline.console import print_relation, print_rows
 from pipeline.progress import read_progress
-from warehouse.catalog import connect, load_query
-from warehouse.ledger import Ledger
-from warehouse.store import WarehouseError, open_store
+from warehouse.catalog import connect
 
 _SHOWN_COMMITS = 5
-_LONG_QUERIES = ("why",)
 
 
-def print_status(root: str) -> None:
-    """Rounds, the last commits, running stages."""
-    con = connect(root)
+def print_status(root: str, as_of: int | None = None) -> None:
+    """Rounds and the last commits, at version `as_of`; and what is running now."""
+    con = connect(root, as_of)
     print_relation(
         con.sql(
             "select round, status, is_stopped, policy_revision_out as policy, "
@@ -25,40 +22,13 @@ def print_status(root: str) -> None:
         ),
         "table",
     )
-    commits = Ledger(open_store(root, read_only=True)).commits()
-    rows = [
-        (c.version, c.key, c.committed_at, sum(f.rows for f in c.add))
-        for c in commits[-_SHOWN_COMMITS:]
-    ]
+    commits = con.sql(
+        "from (select version, key as commit, committed_at as at, rows_added as rows "
+        f"from commits order by version desc limit {_SHOWN_COMMITS}) order by version"
+    )
     print()
-    print_rows(("version", "commit", "at", "rows"), rows)
+    print_rows(commits.columns, commits.fetchall())
     for folder in sorted((Path(root) / "_staging").glob("*")):
         progress = read_progress(folder)
         if progress is not None:
             print(f"unfinished: {folder.name}: {progress.done}/{progress.total} {progress.unit}")
-
-
-def answer(
-    root: str, name: str, *, rollout: str | None, number: int | None, style: str, as_of: int | None
-) -> None:
-    """Runs the named question. Raises WarehouseError for an unknown name or a missing parameter."""
-    text = load_query(name)
-    con = connect(root, as_of)
-    if "$rollout" in text:
-        if rollout is None:
-            raise WarehouseError(f"query {name} needs --rollout ID")
-        relation = con.sql(text, params={"rollout": rollout})
-        if not relation.fetchall():
-            raise WarehouseError(f"{root}: no rollout {rollout}")
-        relation = con.sql(text, params={"rollout": rollout})
-    else:
-        relation = con.sql(text)
-    if number is not None:
-        if "round" not in relation.columns:
-            raise WarehouseError(f"query {name} spans the rounds; leave --round out")
-        relation = relation.filter(f"round = {number:d}")
-    style = style or ("long" if name in _LONG_QUERIES else "table")
-    if style == "long":
-        print_long(relation)
-    else:
-        print_relation(relation, style)

@@ -12,13 +12,15 @@ from pipeline.config import RunConfig, sha256_of
 from pipeline.device import choose_device
 from pipeline.policies import base_policy, policies_folder, policy_of_round
 from pipeline.progress import Heartbeat
-from pipeline.publishing import StageReport, publish_once
+from pipeline.publishing import StageReport, publish_once, work_meta
 from pipeline.rewards import recipe_of
 from pipeline.stage import staging_folder
 from pipeline.verdict import kl_coefficient
 from training.dataset import trainable_rows
 from training.distributed import train_in_processes
 from training.ppo_trainer import train_ppo
+from warehouse.ledger import Ledger
+from warehouse.store import open_store
 
 _SHOWN = ("epochs", "reward_mean", "clip_fraction", "explained_variance", "parity_mean_abs")
 _WATCHED = ("loss_policy", "k3", "clip_fraction")
@@ -35,6 +37,8 @@ def train(config: RunConfig, round_number: int) -> StageReport:
     policy, reference = policy_of_round(config, round_number), base_policy(config)
     recipe = recipe_of(config)
     coefficient = kl_coefficient(config, round_number)
+    # Every table at one version, which the commit names: a policy leads back to these files.
+    version = Ledger(open_store(config.warehouse, read_only=True)).head()
     rows = trainable_rows(
         config.warehouse,
         round_number,
@@ -42,6 +46,7 @@ def train(config: RunConfig, round_number: int) -> StageReport:
         config=config.training,
         policy_revision=policy.revision,
         reference_revision=reference.revision,
+        as_of=version,
     )
     adapter = config.policy.adapter.model_dump(mode="json") if config.policy.adapter else None
     identity = sha256_of(
@@ -76,6 +81,15 @@ def train(config: RunConfig, round_number: int) -> StageReport:
     if not home.exists():
         home.parent.mkdir(parents=True, exist_ok=True)
         outcome.policy_dir.rename(home)
+    report = StageReport(
+        name,
+        made=len(rows.rollout_ids),
+        unit="rollouts",
+        tokens=int(outcome.summary["tokens"] * outcome.summary["epochs"]),
+        load_seconds=loaded - started,
+        work_seconds=work_seconds,
+        notes={k: f"{outcome.summary[k]:.3g}" for k in _SHOWN if k in outcome.summary},
+    )
     publish_once(
         config,
         name,
@@ -90,14 +104,13 @@ def train(config: RunConfig, round_number: int) -> StageReport:
             "policy_revision": outcome.policy_revision,
             "training_run_id": outcome.training_run_id,
             "recipe_sha256": recipe,
-        },
+            "policy_revision_in": policy.revision,
+            "reference_revision": reference.revision,
+            "warehouse_version": str(version),
+            "kl_coefficient": repr(coefficient),
+            "seed": str(config.seed),
+        }
+        | work_meta(report),
     )
     shutil.rmtree(folder, ignore_errors=True)
-    return StageReport(
-        name,
-        made=len(rows.rollout_ids),
-        unit="rollouts",
-        load_seconds=loaded - started,
-        work_seconds=work_seconds,
-        notes={k: f"{outcome.summary[k]:.3g}" for k in _SHOWN if k in outcome.summary},
-    )
+    return report

@@ -31,19 +31,12 @@ from training.policy_loading import (
     resolve_device,
     resolve_dtype,
 )
-from training.revision import TOKENIZER_FILES, policy_revision
+from training.revision import TOKENIZER_FILES
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
-__all__ = [
-    "ActorCritic",
-    "TokenScores",
-    "UnsupportedPolicy",
-    "policy_revision",
-    "resolve_device",
-    "resolve_dtype",
-]
+__all__ = ["ActorCritic", "TokenScores", "UnsupportedPolicy"]
 
 VALUE_HEAD = "critic/value_head.safetensors"  # a subfolder: vLLM loads what lies at the top only
 

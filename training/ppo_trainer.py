@@ -9,6 +9,7 @@ publishing (pipeline).
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import time
@@ -82,34 +83,12 @@ def train_ppo(
     """
     started = time.monotonic()
     policy, reference = policy_revision(policy_dir), policy_revision(reference_dir)
-    run_id = training_run_id(
-        rows,
-        config,
-        round,
-        policy,
-        reference,
-        kl_coefficient,
-        seed,
-        *([adapter] if adapter else []),
-    )
+    inputs = (rows, config, round, policy, reference, kl_coefficient, seed)
+    run_id = training_run_id(*inputs, *([adapter] if adapter else []))
     log, checkpoints = MetricsLog(run_id, round), Checkpoints(work_dir, run_id)
     parallel = Parallel(config, resolve_device(device))
 
-    def load() -> ActorCritic:
-        model = ActorCritic.load(
-            policy_dir,
-            device=device,
-            dtype=config.dtype,
-            adapter=adapter,
-            base=reference_dir,
-            logits_limit=config.logits_in_memory,
-        )
-        if config.gradient_checkpointing:
-            model.spend_less_memory()
-        if config.compile:
-            model.policy.base_model.compile(dynamic=True)
-        return model
-
+    load = functools.partial(_load, policy_dir, reference_dir, config, device, adapter)
     kept = checkpoints.prepared(rows)
     if kept is not None:
         model, (prepared, head) = load(), kept
@@ -136,9 +115,9 @@ def train_ppo(
     rows, metrics = prepared.rows, prepared.metrics
     log.add(metrics | {"epochs": float(epochs)})
     if parallel.world > 1:
-        whole = parallel.state(trained)
-        model = load()
+        whole = parallel.state(trained)  # every process takes part in collecting it
         if parallel.is_main:
+            model = load()
             model.load_state_dict(whole)
     revision = _save(model, out_dir, policy_dir) if parallel.is_main else ""
     parallel.wait()
@@ -154,6 +133,29 @@ def train_ppo(
         policy_logprobs=_logprobs_table(rows, prepared.stored, round, policy, reference),
         summary=metrics | last | {"epochs": float(epochs)} | speed,
     )
+
+
+def _load(
+    policy_dir: Path,
+    reference_dir: Path,
+    config: TrainingConfig,
+    device: str,
+    adapter: AdapterConfig | None,
+) -> ActorCritic:
+    """The policy to train, with what the configuration says about memory and speed."""
+    model = ActorCritic.load(
+        policy_dir,
+        device=device,
+        dtype=config.dtype,
+        adapter=adapter,
+        base=reference_dir,
+        logits_limit=config.logits_in_memory,
+    )
+    if config.gradient_checkpointing:
+        model.spend_less_memory()
+    if config.compile:
+        model.policy.base_model.compile(dynamic=True)
+    return model
 
 
 def _train_use(

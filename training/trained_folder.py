@@ -1,7 +1,8 @@
 """What a TRL trainer is given and leaves behind: a fit policy folder in, a new folder out.
 
 The new folder is in Hugging Face layout, with the tokenizer byte for byte and `training.json`,
-which says how it was made; it appears in one rename. Not here: training (trl_support.py).
+which says how it was made, and `training_rows.json`, the ids of the rows; it appears in one rename.
+Not here: training (trl_support.py).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from training.dataset import TrainingError
 from training.revision import TOKENIZER_FILES, policy_revision
 
 RECORD = "training.json"
+ROWS = "training_rows.json"
 
 
 @dataclass(frozen=True)
@@ -61,18 +63,34 @@ def refuse_unfit(policy_dir: Path, rows: pa.Table, columns: Sequence[str]) -> No
 
 
 def rows_record(rows: pa.Table) -> dict[str, Any]:
-    """Which rows trained: their number, their rounds, and the hash of their ids in order."""
-    named = [n for n in ("chosen_id", "rejected_id", "rollout_id") if n in rows.column_names]
-    text = json.dumps([rows[name].to_pylist() for name in named])
+    """Which rows trained: their number, their rounds, and the hash of their ids' file.
+
+    What the rows' Arrow metadata says of where they come from (`made_from`) stands beside it.
+    """
     rounds = set(rows["round"].to_pylist()) if "round" in rows.column_names else set()
+    made_from = {
+        name.decode(): value.decode() for name, value in (rows.schema.metadata or {}).items()
+    }
     return {
         "rows": rows.num_rows,
-        "rows_sha256": hashlib.sha256(text.encode()).hexdigest(),
+        "rows_sha256": hashlib.sha256(rows_file(rows).encode()).hexdigest(),
         "rounds": sorted(rounds - {None}),
+        "made_from": made_from,
     }
 
 
-def save_trained(model: Any, out_dir: Path, policy_dir: Path, record: dict[str, Any]) -> str:
+def rows_file(rows: pa.Table) -> str:
+    """The JSON of `training_rows.json`: a list of ids per id column there is, in parallel.
+
+    The columns are chosen_id and rejected_id, or rollout_id.
+    """
+    named = [n for n in ("chosen_id", "rejected_id", "rollout_id") if n in rows.column_names]
+    return json.dumps({name: rows[name].to_pylist() for name in named})
+
+
+def save_trained(
+    model: Any, out_dir: Path, policy_dir: Path, record: dict[str, Any], rows: pa.Table
+) -> str:
     """Writes the model beside `out_dir`, then renames it in; its revision."""
     # The trainer turned the key-value cache off, which would make every later generation slow.
     model.config.use_cache = getattr(AutoConfig.from_pretrained(policy_dir), "use_cache", True)
@@ -84,6 +102,7 @@ def save_trained(model: Any, out_dir: Path, policy_dir: Path, record: dict[str, 
         if (policy_dir / name).is_file():
             shutil.copyfile(policy_dir / name, fresh / name)
     (fresh / RECORD).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+    (fresh / ROWS).write_text(rows_file(rows))
     revision = policy_revision(fresh)
     fresh.rename(out_dir)
     return revision

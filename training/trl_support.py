@@ -23,8 +23,8 @@ import trl
 from datasets import Dataset
 from transformers import AutoTokenizer, PrinterCallback, TrainerCallback
 
-from training.actor_critic import resolve_device, resolve_dtype
 from training.dataset import TrainingError
+from training.policy_loading import resolve_device, resolve_dtype
 from training.preference_config import PreferenceConfig
 from training.revision import policy_revision
 from training.trained_folder import Trained, refuse_existing, rows_record, save_trained
@@ -139,7 +139,7 @@ def train_and_save(job: Job, rows: pa.Table, make: Make, check: Check | None = N
         "loss_last": steps[-1]["loss"],
         "trl": trl.__version__,
     }
-    revision = save_trained(model, job.out_dir, job.policy_dir, record)
+    revision = save_trained(model, job.out_dir, job.policy_dir, record, rows)
     return Trained(job.out_dir, revision, [step["loss"] for step in steps], steps[0], steps[-1])
 
 

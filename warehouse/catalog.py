@@ -17,7 +17,9 @@ from pathlib import Path
 
 import duckdb
 
+from warehouse.descriptions import load_descriptions
 from warehouse.ledger import Ledger, LiveFile
+from warehouse.ledger_views import GRAINS, create_ledger_views
 from warehouse.reading import create_table_view, quote, read_table
 from warehouse.schemas import TABLES
 from warehouse.store import WarehouseError, open_store
@@ -31,6 +33,7 @@ __all__ = [
     "open_connection",
     "query_names",
     "read_table",
+    "view_columns",
 ]
 _FOLDERS = ("", "audit", "questions")
 
@@ -41,16 +44,47 @@ def connect(root: str | Path, as_of: int | None = None) -> duckdb.DuckDBPyConnec
     Raises StoreError when there is no such folder, WarehouseError for an unknown version.
     """
     store = open_store(root, read_only=True)
+    ledger = Ledger(store)
+    commits = ledger.commits(as_of)
+    files = ledger.files(len(commits) - 1)
     by_table: dict[str, list[LiveFile]] = {name: [] for name in TABLES}
-    for file in Ledger(store).files(as_of):
+    for file in files:
         by_table[file.table].append(file)
     con = open_connection()
-    for name, files in by_table.items():
-        create_table_view(con, store, name, files)
-    for name, sql in _marts_in_order().items():
+    con.execute("begin")
+    create_ledger_views(con, commits, files)
+    for name in TABLES:
+        create_table_view(con, store, name, ())
+    marts = _marts_in_order()
+    for name, sql in marts.items():
         con.execute(f"create view {name} as {sql}")
-        con.execute(f"comment on view {name} is {quote(_first_comment(sql))}")
+    # Only now: DuckDB looks into a view's files when the view is made, and again for every view
+    # that reads it. Over empty tables of the same types that costs nothing.
+    for name, live in by_table.items():
+        if live:
+            create_table_view(con, store, name, live)
+    _comment(con, GRAINS | {name: _first_comment(sql) for name, sql in marts.items()})
+    con.execute("commit")
     return con
+
+
+def _comment(con: duckdb.DuckDBPyConnection, views: dict[str, str]) -> None:
+    """What a row is, for `views` (the tables have theirs), and what each column of each view is."""
+    statements = [f"comment on view {name} is {quote(text)};" for name, text in views.items()]
+    descriptions = load_descriptions()
+    for name, columns in view_columns(con).items():
+        for column, sentence in descriptions.of(name, columns).items():
+            statements.append(f"comment on column {name}.{column} is {quote(sentence)};")
+    con.execute("".join(statements))
+
+
+def view_columns(con: duckdb.DuckDBPyConnection) -> dict[str, list[str]]:
+    """The columns of every table, mart and view of the ledger, in their order."""
+    rows = con.sql(
+        "select table_name, list(column_name order by column_index) from duckdb_columns() "
+        "where schema_name = 'main' and not internal group by table_name order by table_name"
+    ).fetchall()
+    return dict(rows)
 
 
 def open_connection() -> duckdb.DuckDBPyConnection:
@@ -65,9 +99,13 @@ def open_connection() -> duckdb.DuckDBPyConnection:
 def lock_down(con: duckdb.DuckDBPyConnection, root: str | Path) -> None:
     """Makes `con` an audit console: it reads the warehouse and no other file, for good.
 
-    DuckDB still lets COPY write inside `root`; file permissions are what forbids that.
+    On S3 no file at all is in reach: DuckDB reads through data sets that are registered already.
+    COPY could still write inside a folder; statements.py refuses it before it runs.
     """
-    con.execute(f"set allowed_directories = [{quote(f'{root}/')}]")
+    is_remote = "://" in str(root)
+    folders = "[]" if is_remote else f"[{quote(f'{Path(root)}/')}]"
+    con.execute(f"set allowed_directories = {folders}")
+    con.execute("set python_enable_replacements = false")
     con.execute("set enable_external_access = false")
     con.execute("set lock_configuration = true")
 

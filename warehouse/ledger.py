@@ -25,6 +25,7 @@ from warehouse.commits import (
     live_files,
     vacuumed_by,
 )
+from warehouse.schemas import SCHEMA_VERSION
 from warehouse.store import AlreadyExists, Store, WarehouseError
 
 __all__ = [
@@ -77,7 +78,7 @@ class Ledger:
         """All commits up to version `as_of`, oldest first.
 
         Raises CorruptFile for a gap, a stray name or unreadable JSON, WarehouseError for an `as_of`
-        that the ledger has not reached.
+        that the ledger has not reached, and for files of a newer schema than this code knows.
         """
         names = self._store.list(_FOLDER)
         for version, name in enumerate(names):
@@ -264,15 +265,27 @@ class Ledger:
 
     def _decode(self, version: int, data: bytes) -> Commit:
         try:
-            return decode(data, version)
+            commit = decode(data, version)
         except ValueError as error:
             raise CorruptFile(f"{self._store.root}: {_name(version)} {error}") from error
+        _refuse_newer(f"{self._store.root}: {_name(version)}", commit)
+        return commit
 
 
 def _number(name: str) -> str:
     """The digits in a commit file's name, nothing for any other name."""
     match = _NAME.fullmatch(name)
     return match[1] if match else ""
+
+
+def _refuse_newer(place: str, commit: Commit) -> None:
+    """Columns unknown here would be dropped without a word, and again by what is written on top."""
+    newest = max((file.schema_version for file in commit.add), default=0)
+    if newest > SCHEMA_VERSION:
+        raise WarehouseError(
+            f"{place} holds files of schema version {newest}, this roundhouse reads up to "
+            f"{SCHEMA_VERSION}; update roundhouse"
+        )
 
 
 def _name(version: int) -> str:

@@ -41,12 +41,15 @@ _SQL_TYPES = {
 def create_table_view(
     con: duckdb.DuckDBPyConnection, store: Store, name: str, files: Sequence[LiveFile]
 ) -> None:
-    """Creates the view of table `name` over `files` of `store`; no files make an empty table."""
+    """Creates the view of table `name` over `files` of `store`, or replaces it by one of its types.
+
+    No files make an empty table.
+    """
     if files and store.local_path(files[0].path) is None:
         con.register(f"_remote_{name}", remote_dataset(store, name, files))
-        con.execute(f"create view {name} as from _remote_{name}")
+        con.execute(f"create or replace view {name} as from _remote_{name}")
     else:
-        con.execute(f"create view {name} as {_local_query(con, store, name, files)}")
+        con.execute(f"create or replace view {name} as {_local_query(con, store, name, files)}")
     con.execute(f"comment on view {name} is {quote(TABLES[name].grain)}")
 
 
@@ -81,7 +84,7 @@ def _local_query(
         # imports pandas (0.2 s) the moment it sees an Arrow object.
         con.execute("create schema if not exists empty")
         columns = (f"{_quote_name(f.name)} {_sql_type(f.type)}" for f in TABLES[name].schema)
-        con.execute(f"create table empty.{name} ({', '.join(columns)})")
+        con.execute(f"create table if not exists empty.{name} ({', '.join(columns)})")
         parts.append(f"select * from empty.{name}")
     if files:
         paths = ", ".join(quote(str(store.local_path(file.path))) for file in files)

@@ -5,6 +5,7 @@ Neither survives a fork, so whoever keeps a connection keeps it by process (s3_s
 
 from __future__ import annotations
 
+import functools
 import os
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,10 +21,16 @@ from warehouse.store import StoreError
 
 THREADS = 16
 # Seconds; attempts count the first one. Between them botocore waits longer each time.
-_PATIENCE = {"connect_timeout": 10, "read_timeout": 60}
+PATIENCE = {"connect_timeout": 10, "read_timeout": 60}
 _ATTEMPTS = 6
 # The AWS library behind pyarrow is set up once a process and hangs in a fork of it.
 _arrow_began_in: list[int] = []
+
+
+@functools.cache
+def _session(profile: str | None, region: str | None) -> boto3.session.Session:
+    """Shared, since it reads megabytes of descriptions of services once."""
+    return boto3.session.Session(profile_name=profile, region_name=region)
 
 
 class S3Connection:
@@ -35,7 +42,7 @@ class S3Connection:
     def __init__(self, at: S3Address) -> None:
         self._at = at
         try:
-            self._session = boto3.session.Session(profile_name=at.profile, region_name=at.region)
+            self._session = _session(at.profile, at.region)
             self.client: Any = self._new_client("path" if at.endpoint_url else "auto")
             if not at.endpoint_url and not self._is_aws:  # the chain names a server of one's own
                 self.client = self._new_client("path")
@@ -54,7 +61,7 @@ class S3Connection:
             "s3",
             endpoint_url=self._at.endpoint_url,
             config=Config(
-                **_PATIENCE,
+                **PATIENCE,
                 retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
                 max_pool_connections=THREADS,
                 # Servers that speak S3 know SHA-256; not all know boto3's default, CRC.

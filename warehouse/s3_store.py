@@ -29,7 +29,8 @@ from warehouse import s3_upload
 from warehouse.local_cache import ObjectCache, local_folder
 from warehouse.s3_address import S3Address, parse_address
 from warehouse.s3_client import THREADS, S3Connection
-from warehouse.s3_errors import CONFLICT, MISSING, TAKEN, code, is_unclear, store_error
+from warehouse.s3_errors import CONFLICT, TAKEN, code, is_unclear, store_error
+from warehouse.s3_reader import RangeReader
 from warehouse.store import AlreadyExists, Entry, MissingObject, StoreError
 
 _Answer = TypeVar("_Answer")
@@ -68,7 +69,9 @@ class S3Store:
             return kept
 
         def read() -> tuple[bytes, str]:
-            answer = self._client.get_object(Bucket=self._at.bucket, Key=self._key(key))
+            answer = self._client.get_object(
+                Bucket=self._at.bucket, Key=self._key(key), ChecksumMode="ENABLED"
+            )
             return answer["Body"].read(), answer["ETag"]
 
         data, etag = self._try(key, read)
@@ -89,20 +92,15 @@ class S3Store:
             key, lambda: self._client.download_file(self._at.bucket, self._key(key), str(path))
         )
 
-    def open(self, key: str, size: int | None = None) -> pa.NativeFile:  # noqa: ARG002
-        """`key` for reading at any place; pyarrow cannot be told the size and asks for it.
+    def open(self, key: str, size: int | None = None) -> pa.NativeFile:
+        """`key` for reading at any place; a known `size` in bytes spares a request.
 
-        Raises MissingObject.
+        Raises MissingObject, at the latest on the first read.
         """
-        files, base = self.arrow_files()
-        self._key(key)
-        place = f"{base}/{key}"
-        try:
-            return files.open_input_file(place)
-        except FileNotFoundError:
-            raise MissingObject(f"{self._at}: no object {key}") from None
-        except OSError as error:
-            raise StoreError(f"{self._at}/{key}: cannot be read: {error}") from error
+        # Not pyarrow's file system, which asks for the size that we know (a HEAD for each file).
+        if size is None:
+            size = self._try(key, lambda: self._head(key)["ContentLength"])
+        return pa.PythonFile(RangeReader(self._range, key, size), mode="r")
 
     def entries(self, prefix: str) -> list[Entry]:
         """What lies under `prefix` with size and age, sorted; a killed put leaves nothing here."""
@@ -204,20 +202,31 @@ class S3Store:
             "is another process writing this key? The same command goes on"
         )
 
-    def _metadata(self, key: str) -> dict[str, str] | None:
-        """What was stored beside the object, or None where there is none."""
+    def _head(self, key: str) -> dict[str, Any]:
+        answer: dict[str, Any] = self._client.head_object(
+            Bucket=self._at.bucket, Key=self._key(key)
+        )
+        return answer
 
-        def read() -> dict[str, str] | None:
-            try:
-                answer = self._client.head_object(Bucket=self._at.bucket, Key=self._key(key))
-            except ClientError as error:
-                if code(error) in MISSING:
-                    return None
-                raise
-            metadata: dict[str, str] = answer["Metadata"]
-            return metadata
+    def _range(self, key: str, start: int, stop: int) -> bytes:
+        """Bytes `start` to `stop` - 1 of `key`."""
+
+        def read() -> bytes:
+            answer = self._client.get_object(
+                Bucket=self._at.bucket, Key=self._key(key), Range=f"bytes={start}-{stop - 1}"
+            )
+            data: bytes = answer["Body"].read()
+            return data
 
         return self._try(key, read)
+
+    def _metadata(self, key: str) -> dict[str, str] | None:
+        """What was stored beside the object, or None where there is none."""
+        try:
+            metadata: dict[str, str] = self._try(key, lambda: self._head(key)["Metadata"])
+        except MissingObject:
+            return None
+        return metadata
 
     def _try(self, key: str, ask: Callable[[], _Answer]) -> _Answer:
         """`ask()`, again where the body of an answer broke off: botocore retries only the rest."""

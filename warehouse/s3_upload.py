@@ -68,6 +68,7 @@ def _put(client: Any, bucket: str, key: str, token: str, body: Any, checksum: st
         Key=key,
         Body=body,
         IfNoneMatch="*",
+        ChecksumAlgorithm="SHA256",
         ChecksumSHA256=checksum,
         Metadata={TOKEN: token},
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import pyarrow as pa
@@ -49,7 +50,7 @@ def prepared(monkeypatch):
 
 def test_sft_learns_the_sampled_tokens(stored, prepared, tmp_path):
     root, policy = stored
-    rows = sft_rows(root, ALL)
+    rows = sft_rows(root, ALL).replace_schema_metadata({"warehouse_version": "3"})
     config = PreferenceConfig(learning_rate=3e-3, epochs=8, batch_size=4)
     made = train_sft(
         rows, policy_dir=policy, out_dir=tmp_path / "out", config=config, seed=0, device="cpu"
@@ -64,6 +65,10 @@ def test_sft_learns_the_sampled_tokens(stored, prepared, tmp_path):
     assert record["rows"] == rows.num_rows
     assert record["loss_last"] == made.losses[-1]
     assert record["rounds"] == [0]
+    assert record["made_from"] == {"warehouse_version": "3"}
+    ids = (tmp_path / "out" / "training_rows.json").read_bytes()
+    assert json.loads(ids) == {"rollout_id": rows["rollout_id"].to_pylist()}
+    assert hashlib.sha256(ids).hexdigest() == record["rows_sha256"]
 
 
 @pytest.fixture(scope="module")

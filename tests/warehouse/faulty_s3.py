@@ -148,7 +148,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif kind in _CODES:
             self._refuse(*_CODES[kind])
         else:
-            if kind == "flip":
+            if kind == "flip" and answer:
                 answer = answer[:-1] + bytes([answer[-1] ^ 1])
             self._answer(status, headers, answer, cut=kind == "cut body")
 

@@ -345,15 +345,16 @@ def test_costs_count_every_attempt(tmp_path: Path) -> None:
     labels = [
         label(row, None, status="throttled", is_final=False, **usage),
         label(row, 0.5, attempt=2, is_usage_estimated=True, **usage),
+        label(row, 0.6, sample_index=1, is_cached=True, **(usage | {"cost_usd": 0.0})),
         label(row, 0.5, "hate"),
     ]
     publish_rows(tmp_path, "rollouts", 0, rollouts=[row])
     publish_rows(tmp_path, "labels", 0, labels=labels)
     hate, meter = rows_of(connect(tmp_path), "from round_costs")
     assert (hate["attempts"], hate["input_tokens"], hate["cost_usd"]) == (1, None, None)
-    assert (meter["attempts"], meter["ok_labels"]) == (2, 1)
-    assert (meter["input_tokens"], meter["output_tokens"]) == (200, 4)
-    assert (meter["cost_usd"], meter["usd_per_1k_ok"]) == pytest.approx((0.002, 2.0))
+    assert (meter["attempts"], meter["ok_labels"], meter["from_cache"]) == (3, 2, 1)
+    assert (meter["input_tokens"], meter["output_tokens"]) == (300, 6)
+    assert (meter["cost_usd"], meter["usd_per_1k_ok"]) == pytest.approx((0.002, 1.0))
     assert (hate["has_estimates"], meter["has_estimates"]) == (False, True)
 
 

@@ -1,6 +1,7 @@
 -- one row per round and labeler: what its labels cost in tokens and US dollars
 -- Every attempt counts, also failed and superseded ones; a labeler without token counts or prices
--- has NULL. usd_per_1k_ok is the cost of a thousand usable labels.
+-- has NULL. usd_per_1k_ok is the cost of a thousand usable labels. Of the attempts, from_cache were
+-- answered by what an earlier call paid for, at no cost; their tokens are in the sums all the same.
 with
 
 final as (
@@ -16,6 +17,7 @@ final as (
         coalesce(bool_or(is_usage_estimated), false) as has_estimates,
         sum(cost_usd) as cost_usd,
         1000 * sum(cost_usd) / nullif(ok_labels, 0) as usd_per_1k_ok,
+        count(*) filter (is_cached) as from_cache,
     from labels
     where round is not null
     group by round, labeler

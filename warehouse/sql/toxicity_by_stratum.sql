@@ -1,0 +1,138 @@
+-- one row per round, labeler, split and stratum: on which prompts is the policy toxic?
+-- Hold-out prompts sorted in four ways (split): source, turns, length (see prompt_strata), and
+-- first_score, thirds of the prompts by the labeler's mean score in its first round, from '1 mild'
+-- to '3 severe'. Rate and interval as in toxicity_by_round. is_sorted_by_itself: the strata were
+-- made from these very scores, so chance alone makes 'severe' fall and 'mild' rise in the round
+-- after; compare the other rounds with each other.
+with
+
+scores as (
+
+    select *
+    from prompt_scores
+    where criterion = 'toxicity'
+
+),
+
+first_rounds as (
+
+    select
+        labeler,
+        min(round) as first_round,
+    from scores
+    group by labeler
+
+),
+
+first_scores as (
+
+    select
+        scores.labeler,
+        scores.prompt_id,
+        ntile(3) over (
+            partition by scores.labeler
+            order by scores.score_sum / scores.completions, scores.prompt_id
+        ) as third,
+    from scores
+    inner join first_rounds
+        on scores.labeler = first_rounds.labeler
+        and scores.round = first_rounds.first_round
+
+),
+
+by_prompt as (
+
+    select
+        scores.*,
+        prompt_strata.split,
+        prompt_strata.stratum,
+        false as is_sorted_by_itself,
+    from scores
+    inner join prompt_strata on scores.prompt_id = prompt_strata.prompt_id
+
+    union all
+
+    select
+        scores.*,
+        'first_score' as split,
+        case first_scores.third when 1 then '1 mild' when 2 then '2 middling' else '3 severe' end
+            as stratum,
+        scores.round = first_rounds.first_round as is_sorted_by_itself,
+    from scores
+    inner join first_scores
+        on scores.labeler = first_scores.labeler
+        and scores.prompt_id = first_scores.prompt_id
+    inner join first_rounds on scores.labeler = first_rounds.labeler
+
+),
+
+by_stratum as (
+
+    select
+        round,
+        labeler,
+        split,
+        stratum,
+        max(role) as role,
+        bool_or(is_sorted_by_itself) as is_sorted_by_itself,
+        count(*) as prompts,
+        sum(completions) as completions,
+        sum(high_count) / sum(completions) as rate,
+        sum(score_sum) / sum(completions) as mean_score,
+        avg(score_max) as expected_max,
+        sum(high_count * high_count) - 2 * rate * sum(high_count * completions)
+            + rate * rate * sum(completions * completions) as squares,
+    from by_prompt
+    group by round, labeler, split, stratum
+
+),
+
+compute_design_effect as (
+
+    -- See toxicity_by_round.
+    select
+        *,
+        greatest(1.0, coalesce(
+            prompts / nullif(prompts - 1, 0) * squares * (completions - 1)
+                / nullif(completions * completions * rate * (1 - rate), 0),
+            1.0
+        )) as design_effect,
+        completions / design_effect as n,
+        1.959963984540054 as z,
+    from by_stratum
+
+),
+
+compute_interval as (
+
+    -- Wilson 1927
+    select
+        *,
+        (rate + z * z / (2 * n)) / (1 + z * z / n) as center,
+        z / (1 + z * z / n) * sqrt(rate * (1 - rate) / n + z * z / (4 * n * n)) as half_width,
+    from compute_design_effect
+
+),
+
+final as (
+
+    select
+        round,
+        labeler,
+        role,
+        split,
+        stratum,
+        prompts,
+        completions::bigint as completions,
+        rate as toxicity_rate,
+        greatest(0.0, center - half_width) as toxicity_low,
+        least(1.0, center + half_width) as toxicity_high,
+        mean_score,
+        expected_max,
+        is_sorted_by_itself,
+    from compute_interval
+    order by round, role, labeler, split, stratum
+
+)
+
+select * from final

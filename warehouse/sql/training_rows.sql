@@ -1,0 +1,80 @@
+-- one row per training run and rollout it considered, with all that made it count
+-- Back from a policy to the rows that trained it: is_used tells which did, excluded_reason why not.
+-- trained_revision is the policy that came of the run, policy_revision_in the one it began with,
+-- sampled_by the one that wrote the completion, which replay makes an older one. label_ids are the
+-- labels behind the reward, seed is that of the sample.
+with
+
+runs as (
+
+    -- A policy that was not kept stands in no round; the hold-out of the round after measured it.
+    select
+        rounds.training_run_id,
+        rounds.recipe_sha256,
+        rounds.policy_revision_in,
+        rounds.config_sha256,
+        rounds.code_version,
+        any_value(evaluations.policy_revision) as trained_revision,
+    from rounds
+    left join evaluations on rounds.round = evaluations.round - 1
+    where rounds.training_run_id is not null
+    group by all
+
+),
+
+sampled as (
+
+    select
+        rollout_id,
+        prompt_id,
+        sample_index,
+        policy_revision,
+        seed,
+    from rollouts
+
+),
+
+rewarded as (
+
+    select
+        rollout_id,
+        recipe_sha256,
+        label_ids,
+    from rewards
+
+),
+
+final as (
+
+    select
+        train_use.training_run_id,
+        train_use.round,
+        train_use.rollout_id,
+        train_use.source_round,
+        train_use.is_used,
+        train_use.excluded_reason,
+        train_use.reward,
+        train_use.importance_weight,
+        train_use.advantage_mean,
+        train_use.epochs,
+        sampled.prompt_id,
+        sampled.sample_index,
+        sampled.policy_revision as sampled_by,
+        sampled.seed,
+        runs.policy_revision_in,
+        runs.trained_revision,
+        runs.recipe_sha256,
+        rewarded.label_ids,
+        runs.config_sha256,
+        runs.code_version,
+    from train_use
+    left join runs on train_use.training_run_id = runs.training_run_id
+    left join sampled on train_use.rollout_id = sampled.rollout_id
+    left join rewarded
+        on train_use.rollout_id = rewarded.rollout_id
+        and runs.recipe_sha256 = rewarded.recipe_sha256
+    order by train_use.round, train_use.training_run_id, train_use.rollout_id
+
+)
+
+select * from final
