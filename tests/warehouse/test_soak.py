@@ -73,10 +73,10 @@ class Soak:
     def summary(self, seed: int) -> str:
         """What happened, in one line."""
         commits = Ledger(open_store(self._root)).commits()
-        kinds = Counter(commit.key.split("/")[-2 if "/" in commit.key else 0] for commit in commits)
+        reported = len(set(self._diaries("done")))
         return (
-            f"seed {seed}: {self.kills} kills, {len(commits)} versions, {self.orphans} orphans seen, "
-            f"{len(set(self._diaries('done')))} keys reported; {dict(kinds)}"
+            f"seed {seed}: {self.kills} kills, {len(commits)} versions, "
+            f"{self.orphans} orphans seen, {reported} keys reported"
         )
 
     def _orders(self, role: str, number: int) -> Orders:
