@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline import preferences_cli, sql_cli, suite_cli
+from pipeline import maintenance_cli, preferences_cli, sql_cli, suite_cli
 from pipeline.audit_cli import audit_app
 from pipeline.import_cli import import_files
 from pipeline.lineage_cli import lineage
@@ -192,6 +192,10 @@ app.command("evaluate-labeler")(suite_cli.evaluate_labeler)
 app.command("evaluate-policy")(suite_cli.evaluate_policy)
 app.command("import")(import_files)
 app.command()(lineage)
+app.command()(maintenance_cli.verify)
+app.command()(maintenance_cli.vacuum)
+app.command()(maintenance_cli.forget)
+app.command()(maintenance_cli.compact)
 app.command()(preferences_cli.export)
 app.command("train-dpo")(preferences_cli.train_dpo)
 app.command("train-kto")(preferences_cli.train_kto)

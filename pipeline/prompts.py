@@ -11,7 +11,6 @@ import hashlib
 import json
 import random
 import re
-import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,6 +26,7 @@ from warehouse.catalog import read_table
 from warehouse.ledger import AlreadyPublished, Ledger
 from warehouse.publish import publish
 from warehouse.store import open_store
+from warehouse.suppression import forgotten, normalise
 
 Messages = list[dict[str, str]]
 _TURN = re.compile(r"\n\n(Human|Assistant):")
@@ -39,18 +39,17 @@ class MalformedPrompt(ValueError):
 
 @dataclass(frozen=True)
 class Ingest:
-    """What an ingest brought: rows new to the warehouse, rows left out."""
+    """What an ingest brought: rows new to the warehouse, rows left out.
+
+    `forgotten`: prompts that `roundhouse forget` keeps out.
+    """
 
     train: int
     holdout: int
     duplicates: int
     malformed: int
     examples: tuple[str, ...] = ()
-
-
-def normalise(text: str) -> str:
-    """Unicode NFC, trimmed, whitespace runs as one space, caseless: equal questions look equal."""
-    return " ".join(unicodedata.normalize("NFC", text).split()).casefold()
+    forgotten: int = 0
 
 
 def first_turn_sha256(messages: Messages) -> str:
@@ -130,9 +129,10 @@ def ingest(root: str, config: PromptsConfig, seed: int) -> Ingest | None:
     if Ledger(open_store(root)).find(key):
         return None
     known = set(read_table(root, "prompts", columns=["prompt_id"])["prompt_id"].to_pylist())
+    gone = forgotten(Ledger(open_store(root)).commits())
     rows: dict[str, dict[str, object]] = {}
     dead: list[dict[str, object]] = []
-    duplicates = 0
+    duplicates = hidden = 0
     for place, value in _read(config, seed):
         try:
             if isinstance(value, MalformedPrompt):
@@ -142,6 +142,9 @@ def ingest(root: str, config: PromptsConfig, seed: int) -> Ingest | None:
             dead.append(_dead_letter(place, value, error))
             continue
         prompt_id = str(row["prompt_id"])
+        if gone.has_prompt(prompt_id, str(row["messages"])):
+            hidden += 1
+            continue
         duplicates += prompt_id in rows or prompt_id in known
         if prompt_id not in known:
             rows.setdefault(prompt_id, row)
@@ -159,7 +162,7 @@ def ingest(root: str, config: PromptsConfig, seed: int) -> Ingest | None:
         return None
     held = sum(row["purpose"] == "holdout" for row in rows.values())
     examples = tuple(f"{d['row_id']}: {d['message']}" for d in dead[:3])
-    return Ingest(len(rows) - held, held, duplicates, len(dead), examples)
+    return Ingest(len(rows) - held, held, duplicates, len(dead), examples, hidden)
 
 
 def prompts_of_round(ids: list[str], round_number: int, count: int, seed: int) -> list[str]:

@@ -59,6 +59,8 @@ def _prepare(config: RunConfig) -> StageReport:
     notes = {"train": str(result.train), "hold-out": str(result.holdout)}
     if result.malformed:
         notes["malformed"] = f"{result.malformed} (left out: {'; '.join(result.examples)})"
+    if result.forgotten:
+        notes["forgotten"] = f"{result.forgotten} (stay out)"
     if result.duplicates:
         notes["duplicates"] = str(result.duplicates)
     count = result.train + result.holdout

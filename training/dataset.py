@@ -123,7 +123,8 @@ def trainable_rows(
     They come from the round and `replay_rounds` before it, all `lag` rounds earlier. The round's
     own rows must be the policy's own samples. What is stored of `reference_revision` need not be
     computed again. `recipe_sha256` None takes the round's only recipe;
-    `tokenizer_sha256` None the newest round's. Raises EmptyRound, TrainingError.
+    `tokenizer_sha256` None the newest round's. Raises EmptyRound, TrainingError, and CorruptFile
+    naming a file that is not the one that was published.
     """
     newest = max(0, round - config.lag)
     window = list(range(max(0, newest - config.replay_rounds), newest + 1))
@@ -131,7 +132,10 @@ def trainable_rows(
         as_of = Ledger(open_store(root, read_only=True)).head()
 
     def read(table: str, columns: Sequence[str] | None = None) -> pa.Table:
-        return catalog.read_table(root, table, rounds=window, columns=columns, as_of=as_of)
+        # What trains a policy is held to the ledger's sha256 before it is decoded.
+        return catalog.read_table(
+            root, table, rounds=window, columns=columns, as_of=as_of, verified=True
+        )
 
     rewards, rollouts = read("rewards"), read("rollouts", _COLUMNS)
     if not rollouts.num_rows:
@@ -162,7 +166,9 @@ def trainable_rows(
     known: dict[str, npt.NDArray[np.float32]] = {}
     if len(window) > 1 or config.lag:
         nights = list(range(window[0], round))  # that may have scored rows of the window
-        stored = catalog.read_table(root, "policy_logprobs", rounds=nights, as_of=as_of)
+        stored = catalog.read_table(
+            root, "policy_logprobs", rounds=nights, as_of=as_of, verified=True
+        )
         stored = stored.filter(pc.field("policy_revision") == reference_revision)
         known = dict(
             zip(stored["rollout_id"].to_pylist(), _ragged(stored["logprobs"]), strict=True)

@@ -17,11 +17,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from training.dataset import TrainingError
-from training.preference_sql import KTO_ROWS, PAIR_ROWS, SFT_ROWS, STORED_PAIRS
+from training.preference_sql import (
+    KTO_ROWS,
+    PAIR_ROWS,
+    READ_BY_ROUND,
+    READ_WHOLE,
+    SFT_ROWS,
+    STORED_PAIRS,
+)
 from training.preferences import Selection, preference_pairs
 from warehouse import catalog
 from warehouse.ledger import Ledger
 from warehouse.store import open_store
+from warehouse.verification import verify_tables
 
 _TURNS = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 _IDS = pa.list_(pa.int32())
@@ -44,7 +52,7 @@ def dpo_rows(root: str | Path, selection: Selection) -> pa.Table:
     Ids and reference log-probs are NULL where the warehouse has none. Raises TrainingError for a
     pair of a hold-out prompt, or of rollouts that answer different prompts or are not there.
     """
-    selection = _pinned(root, selection)
+    selection = _verified(root, selection)
     pairs = _pairs(root, selection)
     con = catalog.connect(root, selection.as_of)
     con.register("pairs", pairs)
@@ -148,7 +156,7 @@ def _pairs(root: str | Path, selection: Selection) -> pa.Table:
 def _candidate_rows(
     root: str | Path, selection: Selection, sql: str, parameters: dict[str, Any]
 ) -> pa.Table:
-    selection = _pinned(root, selection)
+    selection = _verified(root, selection)
     _refuse_unknown_source(root, selection)
     con = catalog.connect(root, selection.as_of)
     rows: pa.Table = con.sql(sql, params=selection.parameters() | parameters).to_arrow_table()
@@ -202,9 +210,14 @@ def _refuse(rows: pa.Table, is_bad: Any, what: str, remedy: str = "") -> None:
         )
 
 
-def _pinned(root: str | Path, selection: Selection) -> Selection:
-    """One version for all queries, whatever is published meanwhile."""
-    if selection.as_of is not None:
-        return selection
-    head = Ledger(open_store(root, read_only=True)).head()
-    return dataclasses.replace(selection, as_of=head)
+def _verified(root: str | Path, selection: Selection) -> Selection:
+    """One version for all queries, whatever is published meanwhile, and its files proven whole.
+
+    DuckDB would read a flipped bit in silence. Raises CorruptFile naming the files.
+    """
+    as_of = selection.as_of
+    if as_of is None:
+        as_of = Ledger(open_store(root, read_only=True)).head()
+    verify_tables(root, READ_BY_ROUND, selection.rounds, as_of)
+    verify_tables(root, READ_WHOLE, None, as_of)
+    return dataclasses.replace(selection, as_of=as_of)

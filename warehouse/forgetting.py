@@ -12,7 +12,7 @@ policies trained on it, which are named and stay.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from warehouse.ledger import AlreadyPublished, Conflict, Ledger
 from warehouse.prompt_traces import Search, Traces
 from warehouse.reading import read_table
 from warehouse.store import Store, WarehouseError, open_store
-from warehouse.suppression import PROMPTS, ROLLOUTS, id_hash
+from warehouse.suppression import PROMPTS, ROLLOUTS, id_hash, text_hash
 from warehouse.suppression import forgotten as forgotten_list
 from warehouse.vacuum import delete, leftover_paths
 from warehouse.verification import orphans
@@ -51,13 +51,11 @@ def forget(
     *,
     by: str,
     why: str,
-    aliases: Callable[[str], Iterable[str]] | None = None,
     dry_run: bool = False,
 ) -> Forgetting:
     """Takes the prompts out of every table and version, and lists them (hashed) as forgotten.
 
-    `aliases`: from a prompt's messages (JSON), further ids under which another source would bring
-    it. Raises WarehouseError for an id that no version has (unless it is forgotten already) or an
+    Raises WarehouseError for an id that no version has (unless it is forgotten already) or an
     empty `by` or `why`, CorruptFile for a damaged file; then nothing has changed.
     """
     wanted, by, why = {name.strip() for name in prompt_ids} - {""}, by.strip(), why.strip()
@@ -74,7 +72,7 @@ def forget(
             version = None
             break
         try:
-            version = _commit(ledger, len(commits) - 1, search, by, why, aliases)
+            version = _commit(ledger, len(commits) - 1, search, by, why)
             break
         except (Conflict, AlreadyPublished):  # somebody published meanwhile: search that as well
             continue
@@ -101,13 +99,10 @@ def _commit(
     search: Search,
     by: str,
     why: str,
-    aliases: Callable[[str], Iterable[str]] | None,
 ) -> int:
     """Writes the files without the rows and commits all replacements at once."""
     traces = search.traces
-    ids = set(traces.prompt_ids)
-    if aliases is not None:
-        ids.update(name for messages in traces.messages for name in aliases(messages))
+    hashes = {*map(id_hash, traces.prompt_ids), *map(text_hash, traces.messages)}
     number = sum(commit.operation == FORGET for commit in ledger.commits())
     return ledger.append(
         f"forget/{number}",
@@ -118,7 +113,7 @@ def _commit(
         meta={
             "by": by,
             "why": why,
-            PROMPTS: " ".join(sorted(map(id_hash, ids))),
+            PROMPTS: " ".join(sorted(hashes)),
             ROLLOUTS: " ".join(sorted(map(id_hash, traces.rollout_ids))),
         },
     ).version

@@ -92,7 +92,9 @@ class Ledger:
                 )
         new = range(len(self._known), len(names))
         for version, data in zip(new, self._store.get_many(names[new.start :]), strict=True):
-            self._known.append(self._decode(version, data))
+            commit = self._decode(version, data)
+            _refuse_newer(f"{self._store.root}: {_name(version)}", commit)
+            self._known.append(commit)
         if as_of is None:
             return list(self._known)
         if not -1 <= as_of < len(self._known):
@@ -265,11 +267,9 @@ class Ledger:
 
     def _decode(self, version: int, data: bytes) -> Commit:
         try:
-            commit = decode(data, version)
+            return decode(data, version)
         except ValueError as error:
             raise CorruptFile(f"{self._store.root}: {_name(version)} {error}") from error
-        _refuse_newer(f"{self._store.root}: {_name(version)}", commit)
-        return commit
 
 
 def _number(name: str) -> str:

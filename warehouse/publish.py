@@ -24,6 +24,7 @@ from warehouse import catalog
 from warehouse.ledger import (
     AlreadyPublished,
     Commit,
+    Conflict,
     CorruptFile,
     ForgottenMeanwhile,
     Ledger,
@@ -67,12 +68,15 @@ def publish(
     """
     store = open_store(root)
     ledger = Ledger(store)
+    # One version for all checks, and it comes before the look for the key: rows of another process
+    # that publishes the same key right now would look like rows that stand twice.
+    seen = ledger.head()
     if ledger.find(key):
         raise AlreadyPublished(key)
     ledger.refuse_dead(key, remove)
-    seen, gone = ledger.head(), forgotten(ledger.commits())
-    kept = {name: without_forgotten(key, name, rows, gone) for name, rows in tables.items()}
-    live = [file for file in ledger.files() if file.path not in set(remove)]
+    gone = forgotten(ledger.commits(seen))
+    kept = without_forgotten(key, tables, gone)
+    live = [file for file in ledger.files(seen) if file.path not in set(remove)]
     fresh = {name: _prepare(store, name, rows, round, live) for name, rows in kept.items()}
     _run_checks(store, key, fresh, live)
     added = []
@@ -93,9 +97,11 @@ def publish(
     }
     try:
         return ledger.append(key, added, remove, seen=seen, **about)
-    except ForgottenMeanwhile:
+    except Conflict as error:
         for file in added:  # they may hold what was forgotten; nobody has read them
             store.delete(file.path)
+        if not isinstance(error, ForgottenMeanwhile):
+            raise
     return publish(root, key, tables, round=round, remove=remove, **about)
 
 

@@ -1,15 +1,18 @@
-"""The list of forgotten prompts: hashes of ids in the ledger, held against all that comes in.
+"""The list of forgotten prompts: hashes in the ledger, held against all that comes in.
 
 `publish` leaves out rows of a forgotten prompt, whoever brings them: the same source imported
-again, or a stage that had read the prompt before it was forgotten. A training that used such rows
-is refused: its policy has learnt from them. Only hashes are kept, never an id or a text.
+again, the same text under the id of another source, or a stage that had read the prompt before it
+was forgotten. A training that used such rows is refused: its policy has learnt from them. Only
+hashes are kept, never an id or a text.
 Not here: taking the rows out (forgetting.py).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import json
+import unicodedata
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -30,19 +33,36 @@ class TrainedOnForgotten(WarehouseError):
 
 @dataclass(frozen=True)
 class Forgotten:
-    """Hashes (`id_hash`) of forgotten prompts' ids, and of the ids of their rollouts."""
+    """Hashes of forgotten prompts (ids and texts) and of the ids of their rollouts."""
 
     prompts: frozenset[str]
     rollouts: frozenset[str]
 
-    def has_prompt(self, prompt_id: str) -> bool:
-        """Whether this prompt was forgotten."""
-        return id_hash(prompt_id) in self.prompts
+    def has_prompt(self, prompt_id: str, messages: str | None = None) -> bool:
+        """Whether the prompt of this id, or of this text (JSON list of turns), was forgotten."""
+        return bool(self.prompts) and (
+            id_hash(prompt_id) in self.prompts
+            or (messages is not None and text_hash(messages) in self.prompts)
+        )
+
+
+def normalise(text: str) -> str:
+    """Unicode NFC, trimmed, whitespace runs as one space, caseless: equal questions look equal."""
+    return " ".join(unicodedata.normalize("NFC", text).split()).casefold()
 
 
 def id_hash(identifier: str) -> str:
     """32 hex digits that stand for an id where the id itself must not be kept."""
     return hashlib.sha256(identifier.encode()).hexdigest()[:32]
+
+
+def text_hash(messages: str) -> str:
+    """32 hex digits that stand for a prompt's turns (JSON), equal where the turns look equal."""
+    try:
+        turns = [f"{turn['role']}\x1f{normalise(turn['content'])}" for turn in json.loads(messages)]
+    except (ValueError, TypeError, KeyError):  # no prompt: publish's checks say so
+        turns = [messages]
+    return id_hash("\x1e".join(turns))
 
 
 def forgotten(commits: Iterable[Commit]) -> Forgotten:
@@ -55,21 +75,33 @@ def forgotten(commits: Iterable[Commit]) -> Forgotten:
     return Forgotten(*(frozenset(found) for found in lists.values()))
 
 
-def without_forgotten(key: str, table: str, rows: pa.Table, gone: Forgotten) -> pa.Table:
-    """The rows of `table` less those of forgotten prompts.
+def without_forgotten(
+    key: str, tables: Mapping[str, pa.Table], gone: Forgotten
+) -> dict[str, pa.Table]:
+    """The tables of one commit less the rows of forgotten prompts.
 
     Raises TrainedOnForgotten where the commit `key` would say that a policy was trained on them.
     """
     if not gone.prompts:
-        return rows
+        return dict(tables)
+    renamed = set()  # forgotten texts under other ids: their rows go as well
+    if "prompts" in tables:
+        prompts = tables["prompts"].select(["prompt_id", "messages"]).to_pylist()
+        renamed = {row["prompt_id"] for row in prompts if gone.has_prompt(**row)}
+    return {name: _kept(key, name, rows, gone, renamed) for name, rows in tables.items()}
+
+
+def _kept(key: str, table: str, rows: pa.Table, gone: Forgotten, renamed: set[str]) -> pa.Table:
     is_gone = pa.array([False] * rows.num_rows)
-    for names, hashes in ((PROMPT_COLUMNS, gone.prompts), (ROLLOUT_COLUMNS, gone.rollouts)):
+    for names, hashes, ids in (
+        (PROMPT_COLUMNS, gone.prompts, renamed),
+        (ROLLOUT_COLUMNS, gone.rollouts, set()),
+    ):
         for name in set(names) & set(rows.column_names):
             values = pc.unique(rows[name]).drop_null()
-            hit = [value for value in values.to_pylist() if id_hash(value) in hashes]
+            hit = [x for x in values.to_pylist() if x in ids or id_hash(x) in hashes]
             if hit:
-                found = pc.is_in(rows[name], value_set=pa.array(hit, values.type))
-                is_gone = pc.or_(is_gone, found)
+                is_gone = pc.or_(is_gone, pc.is_in(rows[name], pa.array(hit, values.type)))
     if table == "train_use" and pc.any(pc.and_(is_gone, rows["is_used"])).as_py():
         raise TrainedOnForgotten(
             f"{key}: a prompt of these training rows was forgotten while the training ran; "

@@ -26,7 +26,7 @@ from warehouse.commits import (
     taken_files,
 )
 from warehouse.ledger import CorruptFile, Ledger
-from warehouse.schemas import SCHEMA_VERSION, TABLES
+from warehouse.schemas import TABLES
 from warehouse.store import Entry, MissingObject, Store, StoreError, open_store
 
 _CHUNK = 8 << 20
@@ -204,9 +204,6 @@ def _wrong_content(file: LiveFile, parquet: pq.ParquetFile) -> Problem | None:
     if parquet.metadata.num_rows != file.rows:
         detail = f"{parquet.metadata.num_rows} rows, the ledger has {file.rows}"
         return Problem(file.path, "wrong rows", detail)
-    if file.schema_version > SCHEMA_VERSION:
-        detail = f"version {file.schema_version}, this roundhouse reads up to {SCHEMA_VERSION}"
-        return Problem(file.path, "newer schema", detail)
     if file.table not in TABLES:
         return Problem(file.path, "unknown table", f"there is no table {file.table}")
     schema = TABLES[file.table].schema

@@ -27,7 +27,7 @@ from warehouse.forgetting import forget
 from warehouse.ledger import CorruptFile, Ledger
 from warehouse.schemas import TABLES
 from warehouse.store import WarehouseError, open_store
-from warehouse.suppression import TrainedOnForgotten, forgotten, id_hash
+from warehouse.suppression import TrainedOnForgotten, forgotten, id_hash, text_hash
 from warehouse.verification import verify
 
 SECRET = "My name is Jane Roe and I live at 7 Elm Street."
@@ -163,11 +163,11 @@ def test_the_report_names_what_it_found_and_cannot_reach(warehouse: Path, tmp_pa
 
 
 def test_the_ledger_remembers_who_and_why_but_no_id(warehouse: Path) -> None:
-    forget(warehouse, ["t1"], by="ann", why="asked", aliases=lambda messages: ["other-name"])
+    forget(warehouse, ["t1"], by="ann", why="asked")
     commit = Ledger(open_store(warehouse)).commits()[-1]
     assert (commit.operation, commit.meta["by"], commit.meta["why"]) == (FORGET, "ann", "asked")
     gone = forgotten(Ledger(open_store(warehouse)).commits())
-    assert gone.prompts == {id_hash("t1"), id_hash("other-name")}
+    assert gone.prompts == {id_hash("t1"), text_hash(str(prompt("t1")["messages"]))}
     assert gone.rollouts == {id_hash("0-t1-0"), id_hash("0-t1-1")}
     text = (warehouse / "_ledger" / f"{commit.version:010d}.json").read_text()
     assert '"t1"' not in text
@@ -270,6 +270,19 @@ def test_published_again_it_stays_out(warehouse: Path) -> None:
     assert read_table(warehouse, "rollouts", rounds=[5])["prompt_id"].to_pylist() == ["new"]
     assert read_table(warehouse, "gold").num_rows == 0
     assert read_table(warehouse, "dead_letters")["row_id"].to_pylist() == ["new"]
+
+
+def test_the_same_text_under_another_id_stays_out_with_all_its_rows(warehouse: Path) -> None:
+    forget(warehouse, ["t1"], **SAY)
+    loud = json.dumps([{"role": "user", "content": "  QUESTION  t1? "}])
+    publish_rows(
+        warehouse,
+        "imported",
+        prompts=[prompt("import-77", messages=loud), prompt("import-78")],
+        rollouts=[rollout(4, "import-77"), rollout(4, "import-78")],
+    )
+    assert "import-77" not in read_table(warehouse, "prompts")["prompt_id"].to_pylist()
+    assert read_table(warehouse, "rollouts", rounds=[4])["prompt_id"].to_pylist() == ["import-78"]
 
 
 def test_a_training_on_rows_forgotten_meanwhile_is_refused(warehouse: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.warehouse.builder import publish_rows, rollout, small_warehouse
+from tests.warehouse.builder import small_warehouse
 from warehouse.catalog import read_table
 from warehouse.ledger import CorruptFile, Ledger, LiveFile
 from warehouse.store import Store, WarehouseError, open_store
@@ -162,12 +161,3 @@ def test_every_damaged_file_is_in_the_error(warehouse: Path) -> None:
         verify_files(store, wrong)
     assert all(file.path in str(caught.value) for file in wrong)
     verify_files(store, files)
-
-
-def test_a_file_of_a_newer_schema_is_named(warehouse: Path) -> None:
-    file = a_file(str(warehouse))
-    newer = replace(file, path="labels/round=0/newer.parquet", schema_version=99)
-    shutil.copy(warehouse / file.path, warehouse / newer.path)
-    Ledger(open_store(warehouse)).append("newer", [newer], remove=[file.path])
-    assert found(str(warehouse)) == {newer.path: "newer schema"}
-    publish_rows(warehouse, "more", 5, rollouts=[rollout(5, "p1")])  # writing goes on

@@ -1,0 +1,103 @@
+"""Forgetting beyond the tables: judges' kept answers go too; what cannot be reached is named.
+
+Not here: the tables (warehouse/forgetting.py), the command (maintenance_cli.py).
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.stage import answers_file
+from warehouse.forgetting import Forgetting, forget
+from warehouse.local_cache import local_folder
+from warehouse.prompt_traces import Traces
+
+# A short answer ("7", "yes") says nothing of a prompt, and many prompts have it.
+_SHORTEST_ANSWER = 40
+
+
+@dataclass(frozen=True)
+class Forgotten:
+    """What was done in the tables, how many kept answers went, and what stays, one line each."""
+
+    tables: Forgetting
+    answers: int
+    unreachable: tuple[str, ...]
+
+
+def forget_prompts(
+    root: str, prompt_ids: Iterable[str], *, by: str, why: str, dry_run: bool = False
+) -> Forgotten:
+    """Forgets prompts in tables and answer file; see warehouse.forgetting.forget for the errors."""
+    done = forget(root, prompt_ids, by=by, why=why, dry_run=dry_run)
+    answers = _forget_answers(answers_file(root), done.traces, dry_run=dry_run)
+    return Forgotten(done, answers, tuple(_unreachable(root, done)))
+
+
+def read_ids(path: Path) -> list[str]:
+    """Prompt ids out of a text file, one a line; blank lines and `#` comments do not count."""
+    lines = (line.partition("#")[0].strip() for line in path.read_text("utf-8").splitlines())
+    return [line for line in lines if line]
+
+
+def _forget_answers(path: Path, traces: Traces, *, dry_run: bool) -> int:
+    """Deletes the answers that became labels of the prompts; returns how many.
+
+    The file knows a request by its hash only, so they are found by the request id, or by a long
+    text that is a label's very output. The pages they leave are overwritten.
+    """
+    if not path.is_file():
+        return 0
+    outputs = {text for text in traces.outputs if len(text) >= _SHORTEST_ANSWER}
+    with closing(sqlite3.connect(path, timeout=60.0, isolation_level=None)) as connection:
+        found = []
+        for request, answer in connection.execute("select request, answer from answers"):
+            fields = json.loads(answer)
+            if fields.get("request_id") in traces.request_ids or fields.get("text") in outputs:
+                found.append((request,))
+        if found and not dry_run:
+            connection.execute("pragma secure_delete = on")
+            connection.executemany("delete from answers where request = ?", found)
+            connection.execute("pragma wal_checkpoint(truncate)")
+    return len(found)
+
+
+def _unreachable(root: str, done: Forgetting) -> list[str]:
+    """What may still hold the prompt, or have learnt from it, and what to do about it."""
+    lines = [
+        f"policy {revision} was trained on it in round {number} ({run}), and every later policy "
+        "goes back to it: train anew from an earlier one, or keep them knowingly"
+        for number, run, revision in done.policies
+    ]
+    if done.siblings:
+        shown = ", ".join(done.siblings[:5]) + (", ..." if len(done.siblings) > 5 else "")
+        lines.append(
+            f"{len(done.siblings)} other prompts begin with the same human turn: {shown}; forget "
+            "them too if they are meant"
+        )
+    if done.orphans:
+        lines.append(
+            f"{done.orphans} data files that no commit mentions may hold rows: `roundhouse vacuum` "
+            "deletes them when they are a day old"
+        )
+    folder = local_folder(root)
+    lines += [
+        *(
+            f"{place} holds inputs of an unfinished stage: finish it or delete it"
+            for place in sorted(folder.glob("_staging/*"))
+        ),
+        *(
+            f"{place} may quote texts in error messages: delete what is not needed"
+            for place in sorted(folder.glob("_logs"))
+        ),
+        "reports, exports and samples written to files (also report.html): write them anew",
+        "models trained by train-dpo, -kto, -sft or -reward-model, and copies of policies",
+        "backups, and on S3 older versions of objects in a bucket that keeps versions",
+        "evaluations and metrics stay: they are numbers over many prompts",
+    ]
+    return lines
