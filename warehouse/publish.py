@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from warehouse import catalog
+from warehouse.commits import FORGET, VACUUM
 from warehouse.ledger import (
     AlreadyPublished,
     Commit,
@@ -77,8 +78,20 @@ def publish(
     gone = forgotten(ledger.commits(seen))
     kept = without_forgotten(key, tables, gone)
     live = [file for file in ledger.files(seen) if file.path not in set(remove)]
-    fresh = {name: _prepare(store, name, rows, round, live) for name, rows in kept.items()}
-    _run_checks(store, key, fresh, live)
+    about: dict[str, Any] = {
+        "operation": operation,
+        "code_version": code_version,
+        "config_sha256": config_sha256,
+        "meta": meta,
+        "since": since,
+    }
+    try:
+        fresh = {name: _prepare(store, name, rows, round, live) for name, rows in kept.items()}
+        _run_checks(store, key, fresh, live)
+    except (duckdb.Error, OSError):
+        if not _lost_files(ledger, seen):
+            raise
+        return publish(root, key, tables, round=round, remove=remove, **about)
     added = []
     with tempfile.TemporaryDirectory(prefix="roundhouse-") as folder:
         for name, rows in fresh.items():
@@ -88,13 +101,6 @@ def publish(
                 file = _describe(name, number, part, path)
                 store.put_file(file.path, path)
                 added.append(file)
-    about: dict[str, Any] = {
-        "operation": operation,
-        "code_version": code_version,
-        "config_sha256": config_sha256,
-        "meta": meta,
-        "since": since,
-    }
     try:
         return ledger.append(key, added, remove, seen=seen, **about)
     except Conflict as error:
@@ -103,6 +109,11 @@ def publish(
         if not isinstance(error, ForgottenMeanwhile):
             raise
     return publish(root, key, tables, round=round, remove=remove, **about)
+
+
+def _lost_files(ledger: Ledger, seen: int) -> bool:
+    """Whether a forget or a vacuum may have deleted files of version `seen` since."""
+    return any(c.operation in (FORGET, VACUUM) for c in ledger.commits()[seen + 1 :])
 
 
 def read_staged(paths: Sequence[Path], table: str) -> pa.Table:
