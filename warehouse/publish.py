@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from warehouse import catalog
 from warehouse.commits import FORGET, VACUUM
+from warehouse.disk_full import IN_TEMPORARY, naming_full_disk
 from warehouse.ledger import (
     AlreadyPublished,
     Commit,
@@ -97,7 +98,10 @@ def publish(
         for name, rows in fresh.items():
             for number, part in _by_round(name, rows):
                 path = Path(folder) / f"{uuid.uuid4().hex}.parquet"
-                write_parquet(name, part, path)
+                with naming_full_disk(
+                    path.parent, f"table {name} before compression", part.nbytes, IN_TEMPORARY
+                ):
+                    write_parquet(name, part, path)
                 file = _describe(name, number, part, path)
                 store.put_file(file.path, path)
                 added.append(file)

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from warehouse.commits import LiveFile
+from warehouse.disk_full import IN_TEMPORARY, naming_full_disk
 from warehouse.publish import write_parquet
 from warehouse.schemas import SCHEMA_VERSION, conform
 from warehouse.store import Store
@@ -33,7 +34,10 @@ def write_rows(store: Store, table: str, round: int | None, rows: pa.Table) -> L
     folder = table if round is None else f"{table}/round={round}"
     with tempfile.TemporaryDirectory(prefix="roundhouse-") as place:
         path = Path(place) / f"{uuid.uuid4().hex}.parquet"
-        write_parquet(table, rows, path)
+        with naming_full_disk(
+            path.parent, f"table {table} before compression", rows.nbytes, IN_TEMPORARY
+        ):
+            write_parquet(table, rows, path)
         with path.open("rb") as data:
             sha256 = hashlib.file_digest(data, "sha256").hexdigest()
         file = LiveFile(
