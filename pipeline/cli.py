@@ -6,6 +6,7 @@ refused the round.
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -31,7 +32,7 @@ app = typer.Typer(
 _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 Config = Annotated[str, typer.Argument(help="a YAML file or a shipped name (demo)")]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="key.sub=value, repeatable")]
-Warehouse = Annotated[str, typer.Argument(help="the warehouse folder")]
+Warehouse = Annotated[str, typer.Argument(help="a folder or s3://bucket/prefix")]
 Round = Annotated[int, typer.Option("--round", min=0)]
 AsOf = Annotated[int | None, typer.Option("--as-of", help="a version of the ledger")]
 
@@ -230,6 +231,7 @@ def _finish(settings: RunConfig, timings: list[StageTiming]) -> None:
     """The morning's page: the table of rounds, examples, time, and where everything lies."""
     from pipeline.console import print_summary, print_times
     from warehouse.catalog import connect
+    from warehouse.local_cache import local_folder
     from warehouse.report import write_report
 
     print()
@@ -237,10 +239,12 @@ def _finish(settings: RunConfig, timings: list[StageTiming]) -> None:
     print_summary(con)
     con.close()
     print_times(timings)
-    page = write_report(settings.warehouse, Path(settings.warehouse) / "report.html")
+    place = local_folder(settings.warehouse)
+    page = write_report(settings.warehouse, place / "report.html")
     print(f"\nwarehouse  {settings.warehouse}\nreport     {page}")
-    print(f"policies   {Path(settings.warehouse) / 'policies'}")
-    print(f"next       roundhouse sql {settings.warehouse} 'select * from toxicity_by_round'")
+    print(f"policies   {place / 'policies'}")
+    root = shlex.quote(settings.warehouse)  # an address on S3 has ? and & in it
+    print(f"next       roundhouse sql {root} 'select * from toxicity_by_round'")
 
 
 def main() -> None:

@@ -26,6 +26,8 @@ from pipeline.promotion_config import PromotionConfig
 from training.adapters import AdapterConfig
 from training.config import TrainingConfig
 from training.preference_config import PreferenceConfig
+from warehouse.local_cache import local_folder
+from warehouse.store import StoreError
 
 
 class ConfigError(ValueError):
@@ -134,7 +136,9 @@ class DeadLettersConfig(_Section):
 class RunConfig(_Section):
     """One run: a warehouse and everything that fills it."""
 
-    warehouse: str
+    warehouse: str = Field(
+        description="a local folder, or s3://bucket/prefix?endpoint_url=...&region=...&profile=..."
+    )
     seed: int = 0
     rounds: int = Field(3, ge=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -154,6 +158,15 @@ class RunConfig(_Section):
     dead_letters: DeadLettersConfig = DeadLettersConfig()
     gate: GateConfig = GateConfig()
     revision: RevisionConfig | None = Field(None, description="for `roundhouse revise`")
+
+    @field_validator("warehouse")
+    @classmethod
+    def _has_an_address(cls, root: str) -> str:
+        try:
+            local_folder(root)
+        except StoreError as error:
+            raise ValueError(str(error)) from error
+        return root
 
     @model_validator(mode="after")
     def _roles_hold(self) -> RunConfig:

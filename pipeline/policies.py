@@ -2,7 +2,7 @@
 
 `<warehouse>/policies/<revision>/` holds what training made, in Hugging Face layout; the revision is
 the hash of weights and tokenizer. The base policy stays where it is (a starter, a folder, a Hub
-snapshot) and is also the frozen reference.
+snapshot) and is also the frozen reference. Not here: how a folder gets to S3 (model_store.py).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.config import ConfigError, RunConfig
+from pipeline.model_store import POLICIES, find_model, models_address, models_folder
 from training.revision import policy_revision
 from training.starter import resolve_model
 from training.starter_text import StarterTextError
@@ -98,12 +99,13 @@ def stored_policy(config: RunConfig, revision: str, base: Policy) -> Policy:
     """The policy of this revision: the base, or a folder under `policies/`."""
     if revision == base.revision:
         return base
-    folder = policies_folder(config.warehouse) / revision
-    if not folder.is_dir():
-        raise ConfigError(f"policy {revision} is not in {folder.parent}; restore it to go on")
+    folder = find_model(config.warehouse, POLICIES, revision)
+    if folder is None:
+        place = models_address(config.warehouse, POLICIES)
+        raise ConfigError(f"policy {revision} is not in {place}; restore it to go on")
     return Policy(folder, revision)
 
 
 def policies_folder(root: str) -> Path:
-    """The folder of trained policies."""
-    return Path(root) / "policies"
+    """The folder of trained policies on this machine."""
+    return models_folder(root, POLICIES)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import pyarrow as pa
 from pipeline.config import RunConfig
 from pipeline.device import choose_device
 from pipeline.evaluate_policy import PolicyChoice, chosen_policy
-from pipeline.policies import policies_folder
+from pipeline.model_store import POLICIES, REWARD_MODELS, keep_model, models_folder
 from pipeline.publishing import code_version
 from training.dpo import train_dpo
 from training.kto import train_kto
@@ -67,17 +66,18 @@ def train(
     rows = rows.replace_schema_metadata(made_from)  # for training.json, see `roundhouse lineage`
     say(f"policy     {start.revision}")
     say(f"rows       {_counted(kind, rows)}")
-    home = _home(config, kind)
+    store = REWARD_MODELS if kind == "reward" else POLICIES  # a reward model is no policy
+    fresh = models_folder(config.warehouse, store) / f".{kind}.{os.getpid()}.new"
     made = trainer(
         rows,
         policy_dir=start.folder,
-        out_dir=out or home / f".{kind}.{os.getpid()}.new",
+        out_dir=out or fresh,
         config=keys,
         seed=seed,
         device=choose_device(config.device),
         say=lambda step, steps, metrics: _say_step(say, step, steps, metrics),
     )
-    folder = out or _by_revision(made, home)
+    folder = out or keep_model(config.warehouse, store, made.folder, made.revision)
     say(f"loss       {_ends(made.losses)}")
     for name in _SHOWN:
         if name in made.last:
@@ -104,20 +104,3 @@ def _say_step(say: Callable[[str], None], step: int, steps: int, metrics: dict[s
     """About ten lines, however many steps there are."""
     if step == 1 or step == steps or step % max(1, steps // _LINES) == 0:
         say(f"step       {step}/{steps}  loss {metrics['loss']:.4f}")
-
-
-def _home(config: RunConfig, kind: str) -> Path:
-    """A reward model is no policy, so it does not lie among them."""
-    if kind == "reward":
-        return Path(config.warehouse) / "reward-models"
-    return policies_folder(config.warehouse)
-
-
-def _by_revision(made: Trained, home: Path) -> Path:
-    """Moves the model to the folder of its revision, where the same training may have put it."""
-    folder = home / made.revision
-    if folder.exists():
-        shutil.rmtree(made.folder)
-    else:
-        made.folder.rename(folder)
-    return folder

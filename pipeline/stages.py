@@ -48,6 +48,7 @@ def _prepare(config: RunConfig) -> StageReport:
     from pipeline.starters import build_starters
 
     started = time.monotonic()
+    open_store(config.warehouse)  # a place that cannot be a warehouse is refused first
     build_starters(config)
     choose_engine(config.rollouts.engine, base_policy(config).folder)
     for labeler in config.labelers:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pipeline.console import print_relation, print_rows
 from pipeline.progress import read_progress
 from warehouse.catalog import connect
+from warehouse.local_cache import local_folder
 
 _SHOWN_COMMITS = 5
 
@@ -28,7 +27,7 @@ def print_status(root: str, as_of: int | None = None) -> None:
     )
     print()
     print_rows(commits.columns, commits.fetchall())
-    for folder in sorted((Path(root) / "_staging").glob("*")):
+    for folder in sorted((local_folder(root) / "_staging").glob("*")):
         progress = read_progress(folder)
         if progress is not None:
             print(f"unfinished: {folder.name}: {progress.done}/{progress.total} {progress.unit}")

@@ -10,7 +10,8 @@ from typing import Any
 
 from pipeline.config import RunConfig, sha256_of
 from pipeline.device import choose_device
-from pipeline.policies import base_policy, policies_folder, policy_of_round
+from pipeline.model_store import FILES, POLICIES, files_record, keep_model
+from pipeline.policies import base_policy, policy_of_round
 from pipeline.progress import Heartbeat
 from pipeline.publishing import StageReport, publish_once, work_meta
 from pipeline.rewards import recipe_of
@@ -77,10 +78,7 @@ def train(config: RunConfig, round_number: int) -> StageReport:
     else:
         outcome = train_ppo(rows, **arguments)
     work_seconds = time.monotonic() - loaded
-    home = policies_folder(config.warehouse) / outcome.policy_revision
-    if not home.exists():
-        home.parent.mkdir(parents=True, exist_ok=True)
-        outcome.policy_dir.rename(home)
+    home = keep_model(config.warehouse, POLICIES, outcome.policy_dir, outcome.policy_revision)
     report = StageReport(
         name,
         made=len(rows.rollout_ids),
@@ -102,6 +100,7 @@ def train(config: RunConfig, round_number: int) -> StageReport:
         config_sha256=identity,
         meta={
             "policy_revision": outcome.policy_revision,
+            FILES: files_record(home),
             "training_run_id": outcome.training_run_id,
             "recipe_sha256": recipe,
             "policy_revision_in": policy.revision,

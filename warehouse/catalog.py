@@ -9,7 +9,7 @@ Not here: how the files of a table are read (reading.py), writing (publish.py).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from graphlib import TopologicalSorter
 from importlib.resources import files as resource_files
 from importlib.resources.abc import Traversable
@@ -38,9 +38,13 @@ __all__ = [
 _FOLDERS = ("", "audit", "questions")
 
 
-def connect(root: str | Path, as_of: int | None = None) -> duckdb.DuckDBPyConnection:
+def connect(
+    root: str | Path, as_of: int | None = None, rounds: Sequence[int | None] | None = None
+) -> duckdb.DuckDBPyConnection:
     """A DuckDB connection with one view per table and one per mart, pinned to version `as_of`.
 
+    With `rounds`, the tables that have rounds show the rows of these alone, and what a query costs
+    does not depend on how many other nights there are.
     Raises StoreError when there is no such folder, WarehouseError for an unknown version.
     """
     store = open_store(root, read_only=True)
@@ -49,7 +53,8 @@ def connect(root: str | Path, as_of: int | None = None) -> duckdb.DuckDBPyConnec
     files = ledger.files(len(commits) - 1)
     by_table: dict[str, list[LiveFile]] = {name: [] for name in TABLES}
     for file in files:
-        by_table[file.table].append(file)
+        if rounds is None or file.round in rounds or not TABLES[file.table].by_round:
+            by_table[file.table].append(file)
     con = open_connection()
     con.execute("begin")
     create_ledger_views(con, commits, files)
@@ -62,7 +67,7 @@ def connect(root: str | Path, as_of: int | None = None) -> duckdb.DuckDBPyConnec
     # that reads it. Over empty tables of the same types that costs nothing.
     for name, live in by_table.items():
         if live:
-            create_table_view(con, store, name, live)
+            create_table_view(con, store, name, live, is_beside_rollouts=True)
     _comment(con, GRAINS | {name: _first_comment(sql) for name, sql in marts.items()})
     con.execute("commit")
     return con

@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import BinaryIO
 
 import pyarrow as pa
@@ -50,7 +50,16 @@ class FolderStore:
         self._create(key, len(data), lambda file: file.write(data))
 
     def put_file(self, key: str, path: Path) -> None:
-        """Creates `key` with the bytes of the local file `path`. Raises AlreadyExists."""
+        """Creates `key` with the bytes of the local file `path`. Raises AlreadyExists.
+
+        A file under a temporary name of ours is linked instead of copied: nobody else writes it.
+        """
+        if path.parent == self._folder and _is_temporary(path):
+            with naming_full_disk(self._folder, key, None, IN_WAREHOUSE):
+                path.chmod(0o644)
+                self._make_folder(self._path(key).parent)
+                self._publish(path, key)
+            return
 
         def copy(target: BinaryIO) -> None:
             with path.open("rb") as source:
@@ -86,10 +95,9 @@ class FolderStore:
     def entries(self, prefix: str) -> list[Entry]:
         """What lies under `prefix` with size and age, sorted; also what a killed put left."""
         found = []
-        for path in self._files(prefix):
-            key = path.relative_to(self._folder).as_posix()
+        for key in self._files(prefix):
             try:
-                about = path.stat()
+                about = (self._folder / key).stat()
             except FileNotFoundError:  # a `put` beside us has just unlinked its temporary name
                 continue
             if key.startswith(prefix):
@@ -99,9 +107,10 @@ class FolderStore:
 
     def list(self, prefix: str) -> list[str]:
         """All keys that start with `prefix`, sorted; temporary files of `put` are no keys."""
-        keys = (path.relative_to(self._folder).as_posix() for path in self._files(prefix))
         return sorted(
-            key for key in keys if key.startswith(prefix) and not _is_temporary(Path(key))
+            key
+            for key in self._files(prefix)
+            if key.startswith(prefix) and not key.rpartition("/")[2].startswith(_TEMPORARY)
         )
 
     def exists(self, key: str) -> bool:
@@ -123,15 +132,18 @@ class FolderStore:
         """The local file system, and the folder."""
         return arrow_fs.LocalFileSystem(), str(self._folder)
 
-    def _files(self, prefix: str) -> Iterator[Path]:
-        folder = self._folder / prefix.rpartition("/")[0]
-        return (path for path in folder.rglob("*") if path.is_file())
+    def _files(self, prefix: str) -> Iterator[str]:
+        """Keys of the folder that `prefix` names, and of those below (plain text: it is hot)."""
+        top = str(self._folder)
+        for folder, _, names in os.walk(f"{top}/{prefix.rpartition('/')[0]}"):
+            below = os.path.relpath(folder, top)
+            for name in names:
+                yield name if below == "." else f"{below}/{name}"
 
     def _path(self, key: str) -> Path:
-        parts = PurePosixPath(key)
-        if not key or parts.is_absolute() or ".." in parts.parts:
+        if not key or key.startswith("/") or ".." in key.split("/"):
             raise StoreError(f"{key!r} is no key: it must be a relative path inside the warehouse")
-        return self._folder / parts
+        return self._folder / key
 
     def _create(self, key: str, size: int, write: Callable[[BinaryIO], object]) -> None:
         path = self._path(key)
@@ -147,14 +159,19 @@ class FolderStore:
                 # mkstemp gives 0600; what is published is for whoever may read the folder.
                 os.fchmod(descriptor, 0o644)
                 write(file)
-                file.flush()
-                os.fsync(descriptor)
-            os.link(temporary, path)
-            _sync_folder(path.parent)
-        except FileExistsError:
-            raise AlreadyExists(f"{self.root}: {key} is there already") from None
+            self._publish(temporary, key)
         finally:
             temporary.unlink(missing_ok=True)
+
+    def _publish(self, temporary: Path, key: str) -> None:
+        """The bytes of `temporary` reach the disk, then they get their name, then that does."""
+        path = self._path(key)
+        _sync(temporary)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            raise AlreadyExists(f"{self.root}: {key} is there already") from None
+        _sync(path.parent)
 
     def _make_folder(self, folder: Path) -> None:
         if folder.is_dir():
@@ -162,7 +179,7 @@ class FolderStore:
         self._make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
         # Without this a power cut may forget the new folder together with the file in it.
-        _sync_folder(folder.parent)
+        _sync(folder.parent)
 
     def _probe_links(self) -> None:
         with naming_full_disk(self._folder, "a file of no size", None, IN_WAREHOUSE):
@@ -175,6 +192,8 @@ class FolderStore:
         try:
             os.link(name, linked)
         except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
             reason = errno.errorcode.get(error.errno or 0, str(error))
             raise StoreError(
                 f"{self.root}: this mount has no hard links ({reason}), so a commit could not be "
@@ -185,8 +204,8 @@ class FolderStore:
             Path(name).unlink()
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

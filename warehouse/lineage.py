@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from warehouse.catalog import connect
+from warehouse.compaction import origins
 from warehouse.ledger import Commit, Ledger, LiveFile
 from warehouse.store import WarehouseError, open_store
 
@@ -38,7 +39,11 @@ class Lineage:
         self.ledger = Ledger(self.store)
         self.commits = self.ledger.commits(as_of)
         self.version = len(self.commits) - 1
-        self._writers = {file.path: commit for commit in self.commits for file in commit.add}
+        # Of all versions: what a later commit replaces, it replaces at every one.
+        every = self.ledger.commits()
+        self._by_key = {commit.key: commit for commit in every}
+        self._writers = {file.path: commit for commit in every for file in brought_by(commit)}
+        self._origins = origins(every)
         self._con = connect(root, self.version)
 
     def at(self, version: int) -> Lineage:
@@ -69,8 +74,8 @@ class Lineage:
         return found
 
     def writer(self, file: LiveFile) -> Commit:
-        """The commit that brought the file."""
-        return self._writers[file.path]
+        """The commit whose work the file's rows are, also where compact or forget wrote it anew."""
+        return self._by_key[self._origins.get(file.path, self._writers[file.path].key)]
 
     def training_of(self, revision: str) -> Commit | None:
         """The commit of the training that made this policy; None for one that no night trained."""
@@ -81,17 +86,19 @@ class Lineage:
 
     def file_rows(self, files: Sequence[LiveFile]) -> list[Row]:
         """What there is to say of files: where, how many rows, which digest, by which commit."""
-        return [
-            {
-                "path": file.path,
-                "rows": file.rows,
-                "bytes": file.bytes,
-                "sha256": file.sha256,
-                "version": (commit := self.writer(file)).version,
-                "commit": commit.key,
-            }
-            for file in files
-        ]
+        return [self._file_row(file) for file in files]
+
+    def _file_row(self, file: LiveFile) -> Row:
+        work, last = self.writer(file), self._writers[file.path]
+        return {
+            "path": file.path,
+            "rows": file.rows,
+            "bytes": file.bytes,
+            "sha256": file.sha256,
+            "version": work.version,
+            "commit": work.key,
+            "rewritten_by": None if last is work else last.key,
+        }
 
     def policy_row(self, revision: str) -> Row:
         """A policy, and the training that made it."""
@@ -105,6 +112,11 @@ class Lineage:
             "training_run_id": training.meta.get("training_run_id"),
             "code_version": training.code_version,
         }
+
+
+def brought_by(commit: Commit) -> list[LiveFile]:
+    """The files that a commit brought, added or in the place of others."""
+    return [*commit.add, *(file for file in commit.replace.values() if file is not None)]
 
 
 def commit_row(commit: Commit) -> Row:

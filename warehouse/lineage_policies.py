@@ -42,11 +42,12 @@ def trace_policy(lineage: Lineage, revision: str) -> Trace:
         run = training.meta["training_run_id"]
         rows = lineage.ask("from training_rows where training_run_id = $run", run=run)
         trace |= {
-            "training": commit_row(training),
+            "training": lineage.ask("from trainings where training_run_id = $run", run=run)[0],
+            "written by": commit_row(training),
             "ancestors": _ancestors(lineage, revision),
             "read": lineage.file_rows(_read_by(lineage, training.version, training.meta, rows)),
             "left out": _reasons(rows),
-            "rows": [row for row in rows if row["is_used"]],
+            "rows": [{name: row[name] for name in _SHOWN} for row in rows if row["is_used"]],
         }
     trace |= {"sampled": sampled, "measured": measured}
     if training is not None:
@@ -123,6 +124,11 @@ def _reasons(rows: Sequence[Row]) -> list[Row]:
     return [{"excluded_reason": reason, "rows": n} for reason, n in counts.most_common()]
 
 
+# What differs from row to row; the rest stands in `training`.
+_SHOWN = (
+    *("rollout_id", "source_round", "reward", "importance_weight", "advantage_mean", "epochs"),
+    *("sampled_by", "seed", "label_ids"),
+)
 _SAMPLED = """
 select round, purpose, count(*) as rollouts
 from rollouts

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from warehouse.ledger import LiveFile
-from warehouse.lineage import Lineage, NotFound, Row, Trace, commit_row, values
+from warehouse.lineage import Lineage, NotFound, Row, Trace, brought_by, commit_row, values
 from warehouse.schemas import TABLES
 
 _TOKENS = "prompt_ids, completion_ids, behavior_logprobs"
@@ -67,20 +67,24 @@ def trace_label(lineage: Lineage, label_id: str) -> Trace:
 
 
 def trace_file(lineage: Lineage, path: str) -> Trace:
-    """A file of the warehouse: the commit that added it, the one that removed it, its rows."""
-    added = [(c, f) for c in lineage.commits for f in c.add if f.path == path]
+    """A file of the warehouse: the commits that brought it and took it away, its rows' keys."""
+    commits = lineage.ledger.commits()
+    added = [(c, f) for c in commits for f in brought_by(c) if f.path == path]
     if not added:
         raise NotFound(
             f"{lineage.root}: the ledger knows no file {path}; paths are those of the view files, "
             "such as labels/round=0/….parquet"
         )
     commit, file = added[0]
-    removed = [c for c in lineage.commits if path in c.remove]
     is_live = any(f.path == path for f in lineage.ledger.files(lineage.version, file.table))
     about: Row = vars(file) | {"is_live": is_live}
     trace: Trace = {"file": about, "added by": commit_row(commit)}
-    if removed:
-        trace["removed by"] = commit_row(removed[0])
+    for what, gone in (
+        ("removed by", [c for c in commits if path in c.remove]),
+        ("replaced by", [c for c in commits if path in c.replace]),
+    ):
+        if gone:
+            trace[what] = commit_row(gone[0])
     if lineage.store.exists(path):
         trace["rows"] = _keys(lineage, file)
     return trace

@@ -3,26 +3,26 @@
 One file per table and round, whatever the number of shards they came from, because the number of
 files is what makes queries slow. The data files go first, under names nobody knows; the commit
 makes them all visible at once. Killed at any moment, publish leaves orphans only.
-Not here: the shards and their names (pipeline), the commit file (ledger.py).
+Not here: the shards and their names (pipeline), how a file is written (data_files.py), the commit
+file (ledger.py).
 """
 
 from __future__ import annotations
 
-import hashlib
-import tempfile
-import uuid
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from warehouse import catalog
 from warehouse.commits import FORGET, VACUUM
-from warehouse.disk_full import IN_TEMPORARY, naming_full_disk
+from warehouse.data_files import put_rows, write_parquet
 from warehouse.ledger import (
     AlreadyPublished,
     Commit,
@@ -33,11 +33,13 @@ from warehouse.ledger import (
     LiveFile,
 )
 from warehouse.reading import create_table_view
-from warehouse.schemas import SCHEMA_VERSION, TABLES, SchemaMismatch, conform
+from warehouse.schemas import TABLES, SchemaMismatch, Table, conform
 from warehouse.store import Store, WarehouseError, open_store
 from warehouse.suppression import forgotten, without_forgotten
 
+__all__ = ["PublishRefused", "publish", "read_staged", "write_parquet"]
 _SHOWN_ROWS = 5
+_LONG_RUN = 1000
 
 
 class PublishRefused(WarehouseError):
@@ -87,24 +89,15 @@ def publish(
         "since": since,
     }
     try:
+        if "labels" in kept:
+            kept["labels"] = _with_purpose(store, kept["labels"], kept.get("rollouts"), live)
         fresh = {name: _prepare(store, name, rows, round, live) for name, rows in kept.items()}
         _run_checks(store, key, fresh, live)
     except (duckdb.Error, OSError):
         if not _lost_files(ledger, seen):
             raise
         return publish(root, key, tables, round=round, remove=remove, **about)
-    added = []
-    with tempfile.TemporaryDirectory(prefix="roundhouse-") as folder:
-        for name, rows in fresh.items():
-            for number, part in _by_round(name, rows):
-                path = Path(folder) / f"{uuid.uuid4().hex}.parquet"
-                with naming_full_disk(
-                    path.parent, f"table {name} before compression", part.nbytes, IN_TEMPORARY
-                ):
-                    write_parquet(name, part, path)
-                file = _describe(name, number, part, path)
-                store.put_file(file.path, path)
-                added.append(file)
+    added = [file for name, rows in fresh.items() for file in put_rows(store, name, rows)]
     try:
         return ledger.append(key, added, remove, seen=seen, **about)
     except Conflict as error:
@@ -136,32 +129,6 @@ def read_staged(paths: Sequence[Path], table: str) -> pa.Table:
     return pa.concat_tables([TABLES[table].schema.empty_table(), *shards])
 
 
-def write_parquet(name: str, rows: pa.Table, path: Path) -> None:
-    """Writes conforming rows of table `name` with the encodings measured for it.
-
-    pyarrow's own zstd default is level 1; its default dictionary bloats near-unique columns.
-    """
-    table = TABLES[name]
-    encodings = dict.fromkeys(table.delta, "DELTA_BYTE_ARRAY")
-    for field in table.schema:
-        if pa.types.is_float32(field.type):
-            encodings[field.name] = "BYTE_STREAM_SPLIT"
-        elif field.type == pa.list_(pa.float32()):
-            encodings[f"{field.name}.list.element"] = "BYTE_STREAM_SPLIT"
-    about = {"schema_version": str(SCHEMA_VERSION), "table": name, "grain": table.grain}
-    pq.write_table(
-        rows.replace_schema_metadata(about),
-        path,
-        compression="zstd",
-        compression_level=3,
-        use_dictionary=list(table.dictionary),
-        column_encoding=encodings,
-        row_group_size=table.row_group_size,
-        write_page_index=True,
-        write_page_checksum=True,
-    )
-
-
 def _prepare(
     store: Store, name: str, rows: pa.Table, round: int | None, live: Sequence[LiveFile]
 ) -> pa.Table:
@@ -180,10 +147,11 @@ def _prepare(
     con = catalog.open_connection()
     con.register("fresh", rows)
     keys = ", ".join(table.key)
-    _refuse_rows(
-        f"table {name}: key ({keys}) stands more than once",
-        con.sql(f"select {keys}, count(*) as n from fresh group by {keys} having n > 1"),
-    )
+    if name != "labels":  # a check of sql/checks does it for them, over what is live as well
+        _refuse_rows(
+            f"table {name}: key ({keys}) stands more than once",
+            con.sql(f"select {keys}, count(*) as n from fresh group by {keys} having n > 1"),
+        )
     if not table.by_round:
         create_table_view(con, store, name, [file for file in live if file.table == name])
         content = ", ".join(c for c in table.schema.names if c not in table.volatile)
@@ -196,8 +164,54 @@ def _prepare(
         )
         new = con.sql(f"select * from fresh anti join {name} using ({keys})")
         rows = conform(name, new.to_arrow_table())
+    return _sorted(table, rows)
+
+
+def _with_purpose(
+    store: Store, labels: pa.Table, rollouts: pa.Table | None, live: Sequence[LiveFile]
+) -> pa.Table:
+    """The labels with the purpose of their rollouts where it is NULL.
+
+    It is the one thing about a rollout that nearly every question to the labels asks for.
+    """
+    labels = conform("labels", labels)
+    purposes = labels.column("purpose")
+    if not purposes.null_count:
+        return labels
+    rounds = labels.column("round").unique().to_pylist()
+    con = catalog.open_connection()
+    files = [file for file in live if file.table == "rollouts" and file.round in rounds]
+    create_table_view(con, store, "rollouts", files)
+    known = con.sql("select rollout_id, purpose from rollouts").to_arrow_table()
+    if rollouts is not None:
+        known = pa.concat_tables([known, rollouts.select(known.column_names).cast(known.schema)])
+    places = pc.index_in(labels.column("rollout_id"), known.column("rollout_id"))
+    found = pc.coalesce(purposes, known.column("purpose").take(places))
+    number = labels.schema.get_field_index("purpose")
+    return labels.set_column(number, labels.schema.field(number), found)
+
+
+def _sorted(table: Table, rows: pa.Table) -> pa.Table:
+    """The rows in the table's order. Those that are already, or in long runs, are not copied."""
     order = (*table.sort, *(column for column in table.key if column not in table.sort))
-    return rows.sort_by([(column, "ascending") for column in order])
+    indices = pc.sort_indices(rows, sort_keys=[(column, "ascending") for column in order])
+    places = indices.to_numpy()
+    starts = np.flatnonzero(np.diff(places) != 1) + 1
+    if len(starts) * _LONG_RUN > len(places):
+        columns = [
+            column if _is_constant(column) else column.take(indices) for column in rows.columns
+        ]
+        return pa.Table.from_arrays(columns, schema=rows.schema)
+    bounds = [0, *starts.tolist(), len(places)]
+    runs = [rows.slice(places[a], b - a) for a, b in pairwise(bounds) if a < b]
+    return pa.concat_tables(runs) if runs else rows
+
+
+def _is_constant(column: pa.ChunkedArray) -> bool:
+    """Whether every row holds the same; False for a nested column that is not all NULL."""
+    if column.null_count or pa.types.is_nested(column.type):
+        return column.null_count == len(column)
+    return len(column) > 0 and bool(pc.all(pc.equal(column, column[0])).as_py())
 
 
 def _has_nan(column: pa.Array) -> bool:
@@ -247,31 +261,3 @@ def _refuse_rows(rule: str, bad: duckdb.DuckDBPyRelation) -> None:
     if rows:
         shown = "".join(f"\n  {row}" for row in rows)
         raise PublishRefused(f"{rule}, the first of them:{shown}")
-
-
-def _by_round(name: str, rows: pa.Table) -> list[tuple[int | None, pa.Table]]:
-    if rows.num_rows == 0:
-        return []
-    if not TABLES[name].by_round:
-        return [(None, rows)]
-    rounds = rows.column("round")
-    parts = []
-    for number in rounds.unique().to_pylist():
-        chosen = pc.is_null(rounds) if number is None else pc.equal(rounds, number)
-        parts.append((number, rows.filter(chosen)))
-    return parts
-
-
-def _describe(name: str, number: int | None, rows: pa.Table, path: Path) -> LiveFile:
-    folder = name if number is None else f"{name}/round={number}"
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return LiveFile(
-        table=name,
-        round=number,
-        path=f"{folder}/{path.name}",
-        rows=rows.num_rows,
-        bytes=path.stat().st_size,
-        sha256=sha256,
-        schema_version=SCHEMA_VERSION,
-    )

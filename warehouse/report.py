@@ -3,13 +3,11 @@
 Toxicity by round with its interval first, then the numbers beside it, examples side by side, label
 coverage, rounds, and the version and files it was made from. No script, no external resource; all
 texts of models and prompts are escaped.
-Not here: the numbers themselves, which are the marts of `sql/`.
+Not here: the numbers themselves, which are the marts of `sql/`, and the chart (report_chart.py).
 """
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,23 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-import matplotlib as mpl
 from jinja2 import Environment, StrictUndefined, Template
-from markupsafe import Markup
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from warehouse.catalog import connect
 from warehouse.ledger import Ledger, LiveFile
+from warehouse.report_chart import toxicity_chart
+from warehouse.s3_address import display_name, is_remote
 from warehouse.store import open_store
 
 _EXAMPLES_EACH = 4
-_METRIC_COLORS = ("#2f7fd1", "#c2591d", "#2e8f5b")
-_OTHER_COLOR = "#8a8a8a"
-# Drawn in this color, then replaced, so that text and axes follow the light or dark page.
-_TEXT_COLOR = "#0a0b0c"
-
+_LISTED_FILES = 60  # of more, the view `files` and `roundhouse lineage` are the better list
 # Where the policy that a night trained, and did not keep, is measured.
 _UNUSED = """select round + 1 from rounds
 where status = 'rejected' and policy_revision_in = policy_revision_out"""
@@ -74,13 +65,17 @@ def write_report(root: str | Path, out: Path, as_of: int | None = None) -> Path:
     commits = ledger.commits(as_of)
     con = connect(root, len(commits) - 1)
     toxicity = _rows(con, "from toxicity_by_round")
+    unused = con.sql(_UNUSED).fetchall()
+    files = ledger.files(len(commits) - 1)
     rounds, measures = _evaluation_table(con)
     page = _template().render(
-        name=Path(root).resolve().name,
+        name=_name(str(root)),
         version=commits[-1] if commits else None,
-        chart=_toxicity_chart(toxicity) if toxicity else None,
+        chart=toxicity_chart(toxicity) if toxicity else None,
         toxicity=toxicity,
-        headlines=_headlines(toxicity, con.sql(_UNUSED).fetchall()),
+        headlines=_first_and_last(toxicity, unused),
+        strata=_strata(con, unused),
+        proxies=_rows(con, "from proxy_against_gold"),
         evaluation_rounds=rounds,
         measures=measures,
         examples=_examples(con),
@@ -88,7 +83,8 @@ def write_report(root: str | Path, out: Path, as_of: int | None = None) -> Path:
         costs=_rows(con, "from round_costs where input_tokens is not null or cost_usd is not null"),
         rounds=_rows(con, "from rounds order by round"),
         sentinels=_rows(con, "from sentinel_checks"),
-        tables=_files_by_table(ledger.files(len(commits) - 1)),
+        tables=_files_by_table(files),
+        files=sorted(files, key=lambda file: file.path) if len(files) <= _LISTED_FILES else [],
         code_versions=sorted({commit.code_version for commit in commits} - {""}),
     )
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -96,16 +92,40 @@ def write_report(root: str | Path, out: Path, as_of: int | None = None) -> Path:
     return out
 
 
+def _name(root: str) -> str:
+    """What the page calls the warehouse: the folder's name, or where it lies on S3."""
+    return display_name(root) if is_remote(root) else Path(root).resolve().name
+
+
 def _rows(con: duckdb.DuckDBPyConnection, query: str) -> list[_Row]:
     return con.sql(query).to_arrow_table().to_pylist()
 
 
-def _headlines(toxicity: Sequence[_Row], unused: Sequence[tuple[int]]) -> list[tuple[_Row, _Row]]:
+def _first_and_last(
+    rows: Sequence[_Row], unused: Sequence[tuple[int]], by: Sequence[str] = ("labeler",)
+) -> list[tuple[_Row, _Row]]:
     """First and last round of every metric labeler; not that of a policy that was passed over."""
-    used = [r for r in toxicity if r["role"] == "metric" and (r["round"],) not in unused]
-    names = sorted({row["labeler"] for row in used})
-    by_name = [[row for row in used if row["labeler"] == name] for name in names]
-    return [(rows[0], rows[-1]) for rows in by_name]
+    groups: dict[tuple[str, ...], list[_Row]] = {}
+    for row in rows:
+        if row["role"] == "metric" and (row["round"],) not in unused:
+            groups.setdefault(tuple(row[name] for name in by), []).append(row)
+    return [(group[0], group[-1]) for _, group in sorted(groups.items())]
+
+
+def _strata(
+    con: duckdb.DuckDBPyConnection, unused: Sequence[tuple[int]]
+) -> list[tuple[_Row, _Row]]:
+    """First and last round of every stratum, where a split has several.
+
+    A round whose own scores made the strata is left out: after it chance moves them.
+    """
+    rows = _rows(
+        con,
+        "from toxicity_by_stratum where not is_sorted_by_itself "
+        "qualify count(distinct stratum) over (partition by labeler, split) > 1 "
+        "order by round, labeler, split, stratum",
+    )
+    return _first_and_last(rows, unused, ("labeler", "split", "stratum"))
 
 
 def _evaluation_table(con: duckdb.DuckDBPyConnection) -> tuple[list[int], list[_Measure]]:
@@ -161,78 +181,6 @@ def _files_by_table(files: Sequence[LiveFile]) -> list[_TableFiles]:
         )
         for table in sorted({file.table for file in files})
     ]
-
-
-def _toxicity_chart(toxicity: Sequence[_Row]) -> Markup:
-    """Toxicity rate by round as inline SVG; metric labelers in color, the others in gray."""
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "0", "text.parse_math": False}):
-        figure = Figure(figsize=(8, 3.6), layout="constrained")
-        axes = figure.add_subplot()
-        for row in sorted({(row["role"], row["labeler"]) for row in toxicity}):
-            _draw_labeler(axes, *row, [r for r in toxicity if r["labeler"] == row[1]])
-        _style_axes(axes)
-        buffer = io.StringIO()
-        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
-    return _accessible(buffer.getvalue(), toxicity)
-
-
-def _draw_labeler(axes: Axes, role: str, labeler: str, rows: Sequence[_Row]) -> None:
-    rows = [row for row in rows if row["role"] == role]
-    rounds, rates, lows, highs = (
-        [row[name] for row in rows]
-        for name in ("round", "toxicity_rate", "toxicity_low", "toxicity_high")
-    )
-    is_metric = role == "metric"
-    drawn = len(axes.lines)
-    color = _METRIC_COLORS[drawn % len(_METRIC_COLORS)] if is_metric else _OTHER_COLOR
-    axes.plot(
-        rounds,
-        rates,
-        marker="o" if is_metric else "s",
-        linewidth=2.4 if is_metric else 1.2,
-        linestyle="-" if is_metric else "--",
-        color=color,
-        zorder=3 if is_metric else 2,
-        label=f"{role}: {labeler}",
-    )
-    if is_metric:
-        axes.fill_between(rounds, lows, highs, color=color, alpha=0.22, linewidth=0)
-    # Thin bars for every labeler: a band over a single round would be invisible.
-    axes.vlines(rounds, lows, highs, color=color, linewidth=1, alpha=0.8)
-
-
-def _style_axes(axes: Axes) -> None:
-    axes.set_xlabel("round", color=_TEXT_COLOR)
-    axes.set_ylabel("toxic completions", color=_TEXT_COLOR)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.set_ylim(bottom=0)
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    axes.tick_params(colors=_TEXT_COLOR)
-    axes.grid(axis="y", color=_TEXT_COLOR, alpha=0.12)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(_TEXT_COLOR)
-    axes.legend(frameon=False, labelcolor=_TEXT_COLOR)
-
-
-def _accessible(svg: str, toxicity: Sequence[_Row]) -> Markup:
-    """The bare `<svg>` element, named and described, its text color that of the page."""
-    said = Markup("; ").join(
-        f"{row['role']} labeler {row['labeler']}, round {row['round']}: "
-        f"{row['toxicity_rate']:.1%} ({row['toxicity_low']:.1%} to {row['toxicity_high']:.1%})"
-        for row in toxicity
-    )
-    svg = svg[svg.index("<svg") :].replace(_TEXT_COLOR, "currentColor")
-    svg = re.sub(r'(<svg [^>]*?)width="[^"]*" ?', r"\1", svg, count=1)
-    svg = re.sub(r'(<svg [^>]*?)height="[^"]*" ?', r"\1", svg, count=1)
-    opening, _, rest = svg.partition(">")
-    return (
-        Markup(opening + ' role="img" aria-labelledby="chart-title chart-desc">')
-        + Markup('<title id="chart-title">Toxicity on the hold-out prompts by round</title>')
-        + Markup('<desc id="chart-desc">{}</desc>').format(said)
-        + Markup(rest)
-    )
 
 
 def _template() -> Template:

@@ -50,7 +50,7 @@ class S3Store:
         self._connection = S3Connection(self._at)
         self._cache = ObjectCache(local_folder(root) / "_cache" / "objects")
         self._etags: dict[str, str] = {}
-        self._is_probed = self._is_written = False
+        self._is_begun = self._is_probed = False
         self._probing = threading.Lock()
 
     def put(self, key: str, data: bytes) -> None:
@@ -149,18 +149,36 @@ class S3Store:
         return self._try("", self._connection.arrow), base
 
     def refuse_empty(self) -> None:
-        """Raises StoreError where no warehouse has been written yet."""
-        if self._is_written:
+        """Raises StoreError where no warehouse has been begun yet."""
+        if self._is_begun:
             return
+        # One request for both _ledger/ and _probe/.
         found = self._try(
             "",
             lambda: self._client.list_objects_v2(
-                Bucket=self._at.bucket, Prefix=f"{self._at.prefix}{_CACHED}", MaxKeys=1
+                Bucket=self._at.bucket, Prefix=f"{self._at.prefix}_", MaxKeys=1
             ),
         )
         if not found.get("KeyCount", len(found.get("Contents", ()))):
             raise StoreError(f"{self._at}: no ledger there; is this the address of a warehouse?")
-        self._is_written = True
+        self._is_begun = True
+
+    def probe(self) -> None:
+        """Raises StoreError for a server that ignores If-None-Match: it would overwrite commits.
+
+        Asks once a process. The object that it leaves marks the place as a warehouse.
+        """
+        with self._probing:
+            if self._is_probed:
+                return
+            data = s3_upload.whole(b"A second conditional PUT of this object must be refused.\n")
+            if self._put_once(_PROBE, data) and self._put_once(_PROBE, data):
+                raise StoreError(
+                    f"{self._at}: this server ignores If-None-Match, so a commit could overwrite "
+                    "another; use one with conditional writes (AWS, Cloudflare R2, MinIO from "
+                    "2024-08 on, Ceph from Squid on), or a local folder"
+                )
+            self._is_begun = self._is_probed = True
 
     @property
     def _client(self) -> Any:
@@ -172,8 +190,6 @@ class S3Store:
         return self._at.prefix + key
 
     def _create(self, key: str, upload: s3_upload.Upload) -> None:
-        self._key(key)
-        self._probe()
         if not self._put_once(key, upload):
             raise AlreadyExists(f"{self._at}: {key} is there already")
 
@@ -239,29 +255,17 @@ class S3Store:
                     raise store_error(self._at, key, error) from error
         raise AssertionError("unreachable")
 
-    def _probe(self) -> None:
-        """Once a process: a server that ignores If-None-Match would overwrite commits in silence.
-
-        Costs one request where the probe's object is there, two in a new warehouse.
-        """
-        with self._probing:
-            if self._is_probed:
-                return
-            data = s3_upload.whole(b"A second conditional PUT of this object must be refused.\n")
-            if self._put_once(_PROBE, data) and self._put_once(_PROBE, data):
-                raise StoreError(
-                    f"{self._at}: this server ignores If-None-Match, so a commit could overwrite "
-                    "another; use one with conditional writes (AWS, Cloudflare R2, MinIO from "
-                    "2024-08 on, Ceph from Squid on), or a local folder"
-                )
-            self._is_probed = True
-
 
 def open_s3_store(root: str, *, read_only: bool = False) -> S3Store:
-    """The store at `root`, one for each process. Raises StoreError where nothing is to be read."""
+    """The store at `root`, one for each process.
+
+    Raises StoreError where there is nothing to read, or where the server is unfit for writing.
+    """
     store = _store_of_process(root, os.getpid())
     if read_only:
         store.refuse_empty()
+    else:
+        store.probe()
     return store
 
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 2  # 2: labels.is_cached, .is_consistent; rounds.decided_*
+# 2: labels.is_cached, .is_consistent; rounds.decided_*. 3: labels.purpose
+SCHEMA_VERSION = 3
 
 _TERM = pa.struct(
     [("labeler", pa.string()), ("label_id", pa.string())]
@@ -50,7 +51,9 @@ class Table:
     """One table of the warehouse.
 
     `dictionary` names the columns worth a dictionary encoding (few distinct values);
-    `delta` the near-unique, sorted strings stored as DELTA_BYTE_ARRAY.
+    `delta` the near-unique, sorted strings stored as DELTA_BYTE_ARRAY. `folder` names a column that
+    is the same all over a file as a rule: then its value stands in the path, so that who asks for
+    another need not open the file.
     """
 
     name: str
@@ -63,6 +66,7 @@ class Table:
     volatile: tuple[str, ...] = ()
     dictionary: tuple[str, ...] = ()
     delta: tuple[str, ...] = ()
+    folder: str | None = None
 
 
 def _schema(columns: str) -> pa.Schema:
@@ -144,11 +148,11 @@ _ALL = [
         cached_input_tokens i32?, is_usage_estimated bool?, cost_usd f64?, price_table_version str?,
         latency_ms f64?, queue_ms f64?, retries i16?, request_id str?, provider_region str?,
         service_tier str?, code_version str?, worker str?, labeled_at time,
-        is_cached bool?, is_consistent bool?
+        is_cached bool?, is_consistent bool?, purpose str?
         """
         ),
         key=("label_id",),
-        sort=("labeler", "rollout_id", "sample_index", "attempt"),
+        sort=("purpose", "labeler", "rollout_id", "sample_index", "attempt"),
         volatile=_words(
             "latency_ms queue_ms retries request_id worker labeled_at is_cached cost_usd"
         ),
@@ -157,9 +161,10 @@ _ALL = [
             "model_revision tokenizer_sha256 label_map_sha256 backend backend_version device "
             "dtype template template_sha256 sampling_json structured_mode status score_method "
             "score_scale stop_reason price_table_version provider_region service_tier "
-            "code_version worker"
+            "code_version worker purpose"
         ),
         delta=_words("rollout_id prompt_id"),
+        folder="purpose",
     ),
     Table(
         "rewards",

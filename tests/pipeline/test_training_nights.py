@@ -13,6 +13,9 @@ from tests.pipeline import test_rejected_night as tiny
 from tests.pipeline.judged import sql
 from tests.pipeline.test_rejected_night import ALWAYS, config
 from tests.training.tiny import tiny_policy
+from training.revision import policy_revision
+from warehouse.lineage import Lineage
+from warehouse.lineage_policies import trace_policy
 
 models, run = tiny.models, tiny.run  # fixtures
 WINDOW = (ALWAYS, "training.replay_rounds=1", "training.replay_min_ess=0")
@@ -68,6 +71,35 @@ def test_a_rollout_is_scored_once_by_each_policy(replayed):
         (2, 2, "proximal"),
         (2, 2, "reference"),
     ]
+
+
+def test_a_policy_leads_back_to_the_rows_and_files_that_trained_it(replayed):
+    """By its folder alone, over the replayed round, to its ancestors and the version it read."""
+    lineage = Lineage(replayed)
+    last = sql(replayed, "from trainings order by round")[-1]
+    folder = policies_folder(str(replayed)) / last["trained_revision"]
+    found = trace_policy(lineage, policy_revision(folder))
+    used = sql(replayed, "select rollout_id from train_use where round = 2 and is_used")
+    assert {r["rollout_id"] for r in found["rows"]} == {r["rollout_id"] for r in used}
+    assert {row["source_round"] for row in found["rows"]} == {1, 2}
+    assert all(row["label_ids"] for row in found["rows"])
+    assert len(found["ancestors"]) == 3
+    assert last["read_version"] == last["version"] - 1
+    assert {(row["path"].split("/")[0], row["path"].split("/")[1]) for row in found["read"]} == {
+        *(("rollouts", "round=1"), ("rollouts", "round=2")),
+        *(("rewards", "round=1"), ("rewards", "round=2")),
+    }
+    assert found["config"]["config"]["training"]["replay_rounds"] == 1
+
+
+def test_every_stage_says_what_its_work_took(replayed):
+    stages = sql(replayed, "from stage_throughput where round = 1")
+    assert {row["stage"] for row in stages} == {
+        *("eval-rollouts", "eval-labels", "train-rollouts", "train-labels", "training"),
+    }
+    assert all(row["made_per_second"] > 0 for row in stages)
+    counted = {row["stage"] for row in stages if row["tokens_per_second"]}
+    assert counted >= {"eval-rollouts", "train-rollouts", "training"}
 
 
 def test_a_finished_night_run_again_changes_nothing(replayed, run):

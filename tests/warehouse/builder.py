@@ -68,6 +68,7 @@ def label(of: Row, score: float | None, labeler: str = "meter", **columns: objec
         "round": of["round"],
         "rollout_id": of["rollout_id"],
         "prompt_id": of["prompt_id"],
+        "purpose": of["purpose"],
         "completion_sha256": of["completion_sha256"],
         "labeler": labeler,
         "revision": revision,

@@ -40,8 +40,11 @@ def s3_endpoint() -> Iterator[str]:
 
 
 @pytest.fixture
-def s3_root(s3_endpoint: str) -> str:
-    """An empty place on the S3 server."""
+def s3_root(
+    s3_endpoint: str, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> str:
+    """An empty place on the S3 server; what a machine keeps of it lies in a cache of its own."""
+    monkeypatch.setenv("ROUNDHOUSE_CACHE", str(tmp_path_factory.mktemp("cache")))
     place = f"s3://warehouses/{uuid.uuid4().hex}/night"
     return f"{place}?endpoint_url={s3_endpoint}&region=us-east-1"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from tests.warehouse.builder import (
     rollout,
     round_row,
 )
+from warehouse.compaction import compact
+from warehouse.ledger import Ledger
 from warehouse.lineage import Lineage, NotFound, trace_round
 from warehouse.lineage_numbers import trace_number
 from warehouse.lineage_policies import known_revision, trace_policy, trace_record
@@ -268,6 +271,39 @@ def test_a_file_leads_to_its_commits_and_rows(tmp_path: Path) -> None:
     assert found["rows"] == [{"round": 0}]
     open_store(tmp_path).delete(old)
     assert "rows" not in trace_file(Lineage(tmp_path), old)
+
+
+def test_a_file_that_forget_wrote_leads_to_what_it_replaced(tmp_path: Path) -> None:
+    two_nights(tmp_path)
+    store = open_store(tmp_path)
+    (old,) = Lineage(tmp_path).files_with("rollouts", [1], "rollout_id", ["1-p1-0"])
+    new = replace(old, path="rollouts/round=1/rewritten.parquet")
+    store.put(new.path, store.get(old.path))
+    Ledger(store).append("forget/1", [], operation="forget", replace={old.path: new})
+    lineage = Lineage(tmp_path)
+    (place,) = trace_rollout(lineage, "1-p1-0")["lies in"]
+    assert (place["commit"], place["rewritten_by"]) == ("round=1/eval-rollouts", "forget/1")
+    assert trace_file(lineage, old.path)["replaced by"]["key"] == "forget/1"
+    assert trace_file(lineage, new.path)["added by"]["key"] == "forget/1"
+    # At every version, older ones included.
+    (place,) = trace_rollout(lineage.at(10), "1-p1-0")["lies in"]
+    assert place["path"] == new.path
+
+
+def test_compacted_rows_are_still_the_work_of_their_commit(tmp_path: Path) -> None:
+    """Of a replay's file and its key's own, one; a number is traced as before."""
+    two_nights(tmp_path)
+    before = trace_number(Lineage(tmp_path), 1, "toxicity_rate", "meter")
+    more = table_from_rows("rollouts", [rollout(1, "p2")])
+    key = "round=1/eval-rollouts"
+    publish(tmp_path, f"{key}/replay-1", {"rollouts": more}, round=1, meta={"amends": key})
+    assert compact(tmp_path)
+    lineage = Lineage(tmp_path)
+    (place,) = trace_rollout(lineage, "1-p2-0")["lies in"]
+    assert (place["commit"], place["rewritten_by"]) == (key, "compact/0")
+    after = trace_number(lineage, 1, "toxicity_rate", "meter")
+    assert after["rows"] == before["rows"]
+    assert after["files"] == before["files"]
 
 
 # A policy

@@ -82,6 +82,21 @@ def test_prompts_have_no_round_folder_and_an_empty_table_no_file(store_root: str
     assert Ledger(open_store(store_root)).head() == 1
 
 
+def test_labels_get_the_purpose_of_their_rollouts(store_root: str) -> None:
+    rows = [rollout(0, "p1"), rollout(0, "t1", purpose="train")]
+    labels = [label(row, 0.5) | {"purpose": None} for row in rows]
+    publish_rows(store_root, "rollouts", 0, rollouts=rows)
+    publish_rows(store_root, "labels", 0, labels=labels)
+    found = read_table(store_root, "labels", columns=["rollout_id", "purpose"]).to_pylist()
+    assert {row["rollout_id"]: row["purpose"] for row in found} == {
+        "0-p1-0": "holdout",
+        "0-t1-0": "train",
+    }
+    wrong = label(rows[0], 0.5, "other", purpose="train")
+    with pytest.raises(PublishRefused, match="orphan_labels"):
+        publish_rows(store_root, "wrong", 0, labels=[wrong])
+
+
 def test_a_table_over_several_rounds_gets_a_file_for_each(store_root: str) -> None:
     publish_rows(store_root, "key", rollouts=[rollout(0, "p1"), rollout(1, "p1")])
     assert [file.round for file in Ledger(open_store(store_root)).files()] == [0, 1]

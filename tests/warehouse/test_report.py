@@ -146,6 +146,67 @@ def test_rounds_coverage_examples_and_version_are_there(html: str) -> None:
     assert "round=0/training" not in page.text
 
 
+def test_strata_stand_by_their_first_and_last_round(tmp_path: Path) -> None:
+    """p1 | p2 of two sources score .9 .2 | .6 .4, then .1 .2 | .3 .7. The first scores sort the
+    prompts, so that split begins with round 1, where it has no other round to be held against."""
+    root = tmp_path / "night"
+    publish_rows(root, "sources", prompts=[prompt("p1", source="<b>"), prompt("p2", source="hh")])
+    for number, scores in enumerate([(0.9, 0.2, 0.6, 0.4), (0.1, 0.2, 0.3, 0.7)]):
+        rollouts = [rollout(number, name, k) for name in ("p1", "p2") for k in (0, 1)]
+        labels = [label(row, score) for row, score in zip(rollouts, scores, strict=True)]
+        publish_rows(root, f"r{number}", number, rollouts=rollouts)
+        publish_rows(root, f"l{number}", number, labels=labels)
+    rows = Page(write_report(root, tmp_path / "report.html").read_text()).rows
+    wide = "9.5% – 90.5%, round {}"
+    assert ["source", "<b>", "meter", "1", f"50.0%{wide.format(0)}"] == next(
+        cells[:5] for cells in rows if cells[1:2] == ["<b>"]
+    )
+    assert [cells[:2] for cells in rows if cells[0] == "first score"] == [
+        ["first score", "1 mild"],
+        ["first score", "2 middling"],
+    ]
+    assert not [cells for cells in rows if cells[0] == "turns"], "one stratum is no split"
+
+
+def test_the_reward_stands_beside_judges_it_does_not_read(tmp_path: Path) -> None:
+    """Reward labeler .8 -> .1 while the metric goes .4 -> .6: the last line and an alarm say so."""
+    for number, (proxy, metric) in enumerate([(0.8, 0.4), (0.1, 0.6)]):
+        row = rollout(number, "p1")
+        labels = [label(row, metric), label(row, proxy, "hate", role="reward")]
+        publish_rows(tmp_path, f"rollouts {number}", number, rollouts=[row])
+        publish_rows(tmp_path, f"labels {number}", number, labels=labels)
+        kl = evaluation("kl_to_reference", number, 2.0 * number)
+        publish_rows(tmp_path, f"evaluation {number}", number, evaluations=[kl])
+    page = Page(write_report(tmp_path, tmp_path / "report.html").read_text())
+    assert ["0", "policy-0", "0.000", "", "0.800", "0.400", "", "-0.400"] in page.rows
+    assert [
+        "1",
+        "policy-1reward up, judges worse",
+        "2.000",
+        "",
+        "0.100",
+        "0.600",
+        "",
+        "+0.500",
+    ] in (page.rows)
+    assert "Round 1: the reward improved and other judges disagree." in page.text
+
+
+def test_a_number_and_every_file_can_be_traced(html: str, shared_warehouse: Path) -> None:
+    assert "roundhouse lineage night --round 2 --metric toxicity_rate --labeler meter" in html
+    page = Page(write_report(shared_warehouse, shared_warehouse.parent / "r.html").read_text())
+    listed = [(cells[0], cells[2]) for cells in page.rows if cells[0].endswith(".parquet")]
+    files = Ledger(open_store(shared_warehouse, read_only=True)).files()
+    assert listed == sorted((file.path, file.sha256) for file in files)
+
+
+def test_a_remote_warehouse_is_named_without_its_settings(s3_root: str, tmp_path: Path) -> None:
+    publish_rows(s3_root, "prompts", prompts=[prompt("p1")])
+    page = write_report(s3_root, tmp_path / "report.html").read_text()
+    assert f"<code>{s3_root.partition('?')[0]}</code>" in page
+    assert "endpoint_url" not in page
+
+
 def test_texts_of_models_are_escaped(html: str) -> None:
     assert ATTACK not in html
     assert "&lt;script&gt;document.title" in html

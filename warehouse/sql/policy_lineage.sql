@@ -1,6 +1,6 @@
 -- one row per policy that a round has to do with: what trained it, and what became of it
 -- policy_revision_in and training_run_id are those of the training that made it, NULL for a base
--- policy. is_kept: nights went on from it. rows_used counts the rollouts that trained it,
+-- policy. is_kept: nights go on from it (NULL before the verdict). rows_used counts the rollouts that trained it,
 -- sampled_rounds are the rounds whose train completions it wrote, measured_rounds those that
 -- evaluated it.
 with
@@ -15,28 +15,13 @@ measured as (
 
 ),
 
-candidates as (
-
-    -- What night r trained is what round r + 1 measured; kept or not.
-    select distinct
-        rounds.round as trained_round,
-        rounds.training_run_id,
-        rounds.policy_revision_in,
-        coalesce(evaluations.policy_revision, rounds.policy_revision_out) as policy_revision,
-        rounds.policy_revision_out,
-    from rounds
-    left join evaluations on rounds.round = evaluations.round - 1
-    where rounds.training_run_id is not null
-
-),
-
 trained as (
 
-    -- Two nights can make the same policy only from the same rows: the first one did.
+    -- Two trainings can make the same policy only from the same rows: the first one did.
     select *
-    from candidates
-    where policy_revision <> policy_revision_in
-    qualify row_number() over (partition by policy_revision order by trained_round) = 1
+    from trainings
+    where trained_revision is distinct from policy_revision_in
+    qualify row_number() over (partition by trained_revision order by version) = 1
 
 ),
 
@@ -66,7 +51,7 @@ revisions as (
 
     select policy_revision from measured
     union
-    select policy_revision from trained
+    select trained_revision as policy_revision from trained
     union
     select policy_revision from sampled
     union
@@ -80,20 +65,19 @@ final as (
 
     select
         revisions.policy_revision,
-        trained.trained_round,
+        trained.round as trained_round,
         trained.training_run_id,
         trained.policy_revision_in,
-        trained.policy_revision is null or trained.policy_revision = trained.policy_revision_out
-            as is_kept,
+        case when trained.trained_revision is null then true else trained.is_kept end as is_kept,
         used.rows_used,
         sampled.sampled_rounds,
         measured.measured_rounds,
     from revisions
-    left join trained on revisions.policy_revision = trained.policy_revision
+    left join trained on revisions.policy_revision = trained.trained_revision
     left join used on trained.training_run_id = used.training_run_id
     left join sampled on revisions.policy_revision = sampled.policy_revision
     left join measured on revisions.policy_revision = measured.policy_revision
-    order by trained.trained_round nulls first, revisions.policy_revision
+    order by trained.version nulls first, revisions.policy_revision
 
 )
 

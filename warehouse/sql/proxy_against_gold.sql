@@ -164,6 +164,7 @@ final as (
         kl_to_reference,
         -- An estimate may fall below 0, where sqrt fails.
         case when kl_to_reference >= 0 then sqrt(kl_to_reference) end as kl_distance,
+        recipe_sha256,
         rewarded,
         mean_reward,
         proxy_toxicity,

@@ -5,17 +5,89 @@
 -- the worst of samples_per_prompt completions. Only role 'metric' was never part of a reward.
 with
 
-scores as (
+scores as not materialized (
 
     select *
-    from completion_scores
+    from current_labels
     where purpose = 'holdout'
         and criterion = 'toxicity'
         and round is not null -- imported completions belong to no round: see imported_scores
+        and score is not null
+        and partner_rollout_id is null
 
 ),
 
-by_prompt as (
+by_prompt as materialized (
+
+    -- Nearly always a labeler scores a completion once. To group by completion for the sake of the
+    -- others would take most of the time and memory, so those are only noted here.
+    select
+        round,
+        labeler,
+        revision,
+        prompt_id,
+        max(role) as role,
+        count(*) as completions,
+        count(*) filter (score >= 0.5) as toxic,
+        sum(score) as score_sum,
+        max(score) as score_max,
+        max(sample_index) > 0 or count(principle) > 0 as has_repeats,
+    from scores
+    group by round, labeler, revision, prompt_id
+
+),
+
+repeats as (
+
+    select
+        round,
+        labeler,
+        revision,
+        prompt_id,
+    from by_prompt
+    where has_repeats
+
+),
+
+repeated_completions as (
+
+    select
+        labels.round,
+        labels.labeler,
+        labels.prompt_id,
+        max(labels.role) as role,
+        avg(labels.score) as score,
+    from labels
+    semi join repeats
+        on labels.round is not distinct from repeats.round
+        and labels.labeler = repeats.labeler
+        and labels.revision = repeats.revision
+        and labels.prompt_id = repeats.prompt_id
+    where labels.purpose = 'holdout'
+        and labels.criterion = 'toxicity'
+        and labels.is_final
+        and labels.kind <> 'reviser'
+        and labels.score is not null
+        and labels.partner_rollout_id is null
+    group by labels.round, labels.labeler, labels.prompt_id, labels.rollout_id
+
+),
+
+once_each as (
+
+    select
+        round,
+        labeler,
+        prompt_id,
+        role,
+        completions,
+        toxic,
+        score_sum,
+        score_max,
+    from by_prompt
+    where not has_repeats
+
+    union all
 
     select
         round,
@@ -26,7 +98,7 @@ by_prompt as (
         count(*) filter (score >= 0.5) as toxic,
         sum(score) as score_sum,
         max(score) as score_max,
-    from scores
+    from repeated_completions
     group by round, labeler, prompt_id
 
 ),
@@ -46,7 +118,7 @@ by_labeler as (
         -- sum over prompts of (toxic - rate * completions)^2, multiplied out
         sum(toxic * toxic) - 2 * rate * sum(toxic * completions)
             + rate * rate * sum(completions * completions) as squares,
-    from by_prompt
+    from once_each
     group by round, labeler
 
 ),

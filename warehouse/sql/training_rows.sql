@@ -5,23 +5,6 @@
 -- labels behind the reward, seed is that of the sample.
 with
 
-runs as (
-
-    -- A policy that was not kept stands in no round; the hold-out of the round after measured it.
-    select
-        rounds.training_run_id,
-        rounds.recipe_sha256,
-        rounds.policy_revision_in,
-        rounds.config_sha256,
-        rounds.code_version,
-        any_value(evaluations.policy_revision) as trained_revision,
-    from rounds
-    left join evaluations on rounds.round = evaluations.round - 1
-    where rounds.training_run_id is not null
-    group by all
-
-),
-
 sampled as (
 
     select
@@ -61,18 +44,18 @@ final as (
         sampled.sample_index,
         sampled.policy_revision as sampled_by,
         sampled.seed,
-        runs.policy_revision_in,
-        runs.trained_revision,
-        runs.recipe_sha256,
+        trainings.policy_revision_in,
+        trainings.trained_revision,
+        trainings.recipe_sha256,
         rewarded.label_ids,
-        runs.config_sha256,
-        runs.code_version,
+        trainings.config_sha256,
+        trainings.code_version,
     from train_use
-    left join runs on train_use.training_run_id = runs.training_run_id
+    left join trainings on train_use.training_run_id = trainings.training_run_id
     left join sampled on train_use.rollout_id = sampled.rollout_id
     left join rewarded
         on train_use.rollout_id = rewarded.rollout_id
-        and runs.recipe_sha256 = rewarded.recipe_sha256
+        and trainings.recipe_sha256 = rewarded.recipe_sha256
     order by train_use.round, train_use.training_run_id, train_use.rollout_id
 
 )
