@@ -53,8 +53,7 @@ def connect(
     Raises StoreError when there is no such folder, WarehouseError for an unknown version.
     """
     store = open_store(root, read_only=True)
-    ledger = Ledger(store)
-    commits, files = ledger.snapshot(as_of)
+    commits, files, writers = Ledger(store).snapshot(as_of)
     by_table: dict[str, list[LiveFile]] = {name: [] for name in TABLES}
     for file in files:
         is_wanted = rounds is None or file.round in rounds or not TABLES[file.table].by_round
@@ -62,7 +61,7 @@ def connect(
             by_table[file.table].append(file)
     con = open_connection()
     con.execute("begin")
-    create_ledger_views(con, commits, files, ledger.written(len(commits) - 1))
+    create_ledger_views(con, commits, files, writers)
     for name in TABLES:
         create_table_view(con, store, name, ())
     marts = _marts_in_order()

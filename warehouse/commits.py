@@ -134,6 +134,11 @@ def files_ever(commits: Iterable[Commit], replaced: Replacements) -> dict[str, L
     return {file.path: file for file in added if file is not None}
 
 
+def writers(commits: Iterable[Commit], replaced: Replacements) -> dict[str, Commit]:
+    """Path of today -> the commit that published the rows, also where forget wrote them anew."""
+    return {replaced.path(file.path): commit for commit in commits for file in commit.add}
+
+
 def origins(commits: Iterable[Commit]) -> dict[str, str]:
     """Path of today -> key whose work the file is: of the commit, or of the one it amends."""
     every = list(commits)

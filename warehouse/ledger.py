@@ -24,6 +24,7 @@ from warehouse.commits import (
     encode,
     live_files,
     vacuumed_by,
+    writers,
 )
 from warehouse.schemas import SCHEMA_VERSION
 from warehouse.store import AlreadyExists, Store, WarehouseError
@@ -146,30 +147,19 @@ class Ledger:
             if table in (None, file.table) and (rounds is None or file.round in rounds)
         ]
 
-    def snapshot(self, as_of: int | None = None) -> tuple[list[Commit], list[LiveFile]]:
-        """The commits up to version `as_of` and the files live there, from one look at the store.
+    def snapshot(
+        self, as_of: int | None = None
+    ) -> tuple[list[Commit], list[LiveFile], dict[str, Commit]]:
+        """The commits up to version `as_of`, the files live there, and whose rows they hold.
 
+        From one look at the store; the last is path -> the commit that published its rows.
         Raises Vacuumed for a version that has lost files to a vacuum.
         """
         commits = self.commits(as_of)
         replaced = Replacements(self._known)
         self._refuse_vacuumed(len(commits) - 1, replaced)
-        return commits, list(live_files(commits, replaced).values())
-
-    def written(self, as_of: int | None = None) -> dict[str, tuple[Commit, LiveFile]]:
-        """Path -> the commit that published a file's rows, and the file as it is read today.
-
-        All files up to version `as_of`, live or not; a forgotten prompt's old files are none.
-        """
-        commits = self.commits(as_of)
-        replaced = Replacements(self._known)
-        found = {}
-        for commit in commits:
-            for added in commit.add:
-                file = replaced.file(added)
-                if file is not None:
-                    found[file.path] = (commit, file)
-        return found
+        live = live_files(commits, replaced)
+        return commits, list(live.values()), writers(commits, replaced)
 
     def files_of(
         self,

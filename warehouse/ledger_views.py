@@ -50,11 +50,11 @@ def create_ledger_views(
     con: duckdb.DuckDBPyConnection,
     commits: Sequence[Commit],
     files: Sequence[LiveFile],
-    writers: Mapping[str, tuple[Commit, LiveFile]],
+    writers: Mapping[str, Commit],
 ) -> None:
     """Creates both views from the commits up to the pinned version and the files live there.
 
-    `writers`: Ledger.written, which knows files that stand in the place of others.
+    `writers`: of Ledger.snapshot, which knows files that stand in the place of others.
 
     The rows wait as one JSON text, read when a query asks: opening a year of nights pays little.
     """
@@ -89,9 +89,7 @@ def _commit_rows(commits: Sequence[Commit]) -> list[dict[str, Any]]:
     ]
 
 
-def _file_rows(
-    files: Sequence[LiveFile], writers: Mapping[str, tuple[Commit, LiveFile]]
-) -> list[dict[str, Any]]:
+def _file_rows(files: Sequence[LiveFile], writers: Mapping[str, Commit]) -> list[dict[str, Any]]:
     return [
         {
             "table_name": file.table,
@@ -101,7 +99,7 @@ def _file_rows(
             "bytes": file.bytes,
             "sha256": file.sha256,
             "schema_version": file.schema_version,
-            "version": writers[file.path][0].version,
+            "version": writers[file.path].version,
         }
         for file in files
     ]
