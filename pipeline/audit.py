@@ -140,16 +140,16 @@ def read_strata(
 
 def _reference_labeler(con: duckdb.DuckDBPyConnection, root: str | Path, criterion: str) -> str:
     """Whose scores make the strata: the criterion's metric labeler, else its first labeler."""
-    row = con.execute(
+    rows = con.execute(
         "select labeler from labels where criterion = $1 group by labeler "
         "order by bool_or(role = 'metric') desc, labeler limit 1",
         [criterion],
-    ).fetchone()
-    if row is None:
+    ).fetchall()
+    if not rows:
         criteria = con.execute("select distinct criterion from labels order by all").fetchall()
         there = ", ".join(name for (name,) in criteria) or "none yet"
         raise WarehouseError(f"{root}: no labels for criterion {criterion!r}; there are: {there}")
-    return str(row[0])
+    return str(rows[0][0])
 
 
 def _dialogue(messages: str | None) -> str:

@@ -7,8 +7,8 @@ for them: it holds verdicts on one completion. Their prompts have ids of their o
 `pairs`, so no night samples or evaluates on them; `rollouts.purpose` says on which side of the
 hold-out split they are, by the rule of prompts.py. How much better the chosen one is nobody said:
 margin 0, rewards and probability NULL. Annotators who disagree about a pair give two rows.
-Not here: what a row of HH's files holds (hh_pairs.py), pairs as trainers read them
-(training/preference_rows.py).
+`pair_rows` serves other formats too. Not here: what a row of HH's files holds (hh_pairs.py), pairs
+as trainers read them (training/preference_rows.py).
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pipeline.config import ConfigError
-from pipeline.hh_pairs import Pair, read_pairs
+from pipeline.hh_pairs import read_pairs
 from pipeline.prompts import first_turn_sha256, is_holdout
 from pipeline.publishing import code_version
+from pipeline.scored_rollouts import FileContent, Pair
 from pipeline.stage import file_sha256
 from warehouse.catalog import read_table
 from warehouse.ledger import AlreadyPublished, Conflict, Ledger
@@ -33,7 +34,6 @@ from warehouse.schemas import table_from_rows
 from warehouse.store import open_store
 
 SOURCE = "hh-pairs"
-RECIPE = f"gold/{SOURCE}"
 PARSER_VERSION = "1"
 
 
@@ -60,15 +60,18 @@ def import_pairs(root: str | Path, paths: Sequence[Path], holdout: float) -> lis
     `holdout` must be the share by which this warehouse's prompts were split. Raises ConfigError for
     a file that cannot be read or holds no pair, and for another share; files before it stay.
     """
-    missing = [str(path) for path in paths if not path.is_file()]
-    if missing:
-        raise ConfigError(f"import: no such file: {', '.join(missing)}")
-    _check_split(root, holdout)
+    check_import(root, paths, holdout)
     return [_import_file(root, path, holdout) for path in paths]
 
 
-def _check_split(root: str | Path, share: float) -> None:
-    """Refuses a share that would put a prompt of this warehouse on the other side."""
+def check_import(root: str | Path, paths: Sequence[Path], share: float) -> None:
+    """Raises ConfigError for a file that is not there.
+
+    And for a share that would put a prompt of this warehouse on the other side of the split.
+    """
+    missing = [str(path) for path in paths if not path.is_file()]
+    if missing:
+        raise ConfigError(f"import: no such file: {', '.join(missing)}")
     if not 0 < share < 1:
         raise ConfigError(f"--holdout {share}: expected a share between 0 and 1")
     if not Ledger(open_store(root)).commits():
@@ -87,34 +90,22 @@ def _check_split(root: str | Path, share: float) -> None:
 
 
 def _import_file(root: str | Path, path: Path, holdout: float) -> PairsImport:
-    key = pairs_key(path)
-    pairs, dead = read_pairs(path)
-    if not pairs:
-        shown = "; ".join(f"{row['row_id']}: {row['message']}" for row in dead[:3])
-        why = f"{len(dead)} malformed lines: {shown}" if dead else "the file is empty"
-        raise ConfigError(f"{path}: no usable pair ({why})")
-    problems = tuple(f"{row['row_id']}: {row['message']}" for row in dead)
+    content = read_pairs(path)
+    content.require(path, "pair")
     while True:
         with contextlib.suppress(Conflict):  # another import came between: look again
-            return _publish(root, key, path, pairs, dead, holdout, problems)
+            return _publish(root, path, content, holdout)
 
 
-def _publish(
-    root: str | Path,
-    key: str,
-    path: Path,
-    pairs: Sequence[Pair],
-    dead: list[dict[str, object]],
-    holdout: float,
-    problems: tuple[str, ...],
-) -> PairsImport:
+def _publish(root: str | Path, path: Path, content: FileContent, holdout: float) -> PairsImport:
     """Raises Conflict where rollouts or pairs were published since the warehouse was read."""
+    key = pairs_key(path)
     ledger = Ledger(open_store(root))
     version = ledger.head()
     if ledger.find(key):
-        return PairsImport(key, problems=problems, is_known=True)
-    rows = _rows(pairs, holdout)
-    known_pairs, known_rollouts = _known(root, version)
+        return PairsImport(key, problems=content.problems, is_known=True)
+    rows = pair_rows(content.pairs, holdout, SOURCE)
+    known_pairs, known_rollouts = known_rows(root, "gold-pairs/", version)
     fresh = [r for i, r in rows.pairs.items() if i not in known_pairs]
     new_rollouts = [r for i, r in rows.rollouts.items() if i not in known_rollouts]
     ids = {row["prompt_id"] for row in fresh}
@@ -122,7 +113,7 @@ def _publish(
         "prompts": [row for i, row in rows.prompts.items() if i in ids],
         "rollouts": new_rollouts,
         "preference_pairs": fresh,
-        "dead_letters": dead,
+        "dead_letters": content.dead,
     }
     try:
         publish(
@@ -134,29 +125,31 @@ def _publish(
             since=version,
         )
     except AlreadyPublished:
-        return PairsImport(key, problems=problems, is_known=True)
+        return PairsImport(key, problems=content.problems, is_known=True)
     held = sum(rows.rollouts[str(r["chosen_id"])]["purpose"] == "holdout" for r in fresh)
-    return PairsImport(key, len(fresh) - held, held, len(pairs) - len(fresh), problems)
+    duplicates = len(content.pairs) - len(fresh)
+    return PairsImport(key, len(fresh) - held, held, duplicates, content.problems)
 
 
 @dataclass(frozen=True)
-class _Rows:
-    """Rows by their keys, each once."""
+class PairRows:
+    """Rows of three tables by their keys, each once."""
 
     prompts: dict[str, dict[str, object]]
     rollouts: dict[str, dict[str, object]]
     pairs: dict[tuple[str, str], dict[str, object]]
 
 
-def _rows(pairs: Sequence[Pair], holdout: float) -> _Rows:
-    rows, now = _Rows({}, {}, {}), datetime.now(UTC)
+def pair_rows(pairs: Sequence[Pair], holdout: float, source: str) -> PairRows:
+    """What pairs of `source` are in the warehouse; their recipe is `gold/<source>`."""
+    rows, now = PairRows({}, {}, {}), datetime.now(UTC)
     for pair in pairs:
         messages = json.dumps(pair.messages, ensure_ascii=False)
-        prompt_id = f"gold-{_digest(SOURCE, messages)}"
+        prompt_id = f"gold-{short_digest(source, messages)}"
         digest = first_turn_sha256(pair.messages)
         rows.prompts[prompt_id] = {
             "prompt_id": prompt_id,
-            "source": SOURCE,
+            "source": source,
             "purpose": "pairs",
             "first_turn_sha256": digest,
             "messages": messages,
@@ -165,7 +158,7 @@ def _rows(pairs: Sequence[Pair], holdout: float) -> _Rows:
         purpose = "holdout" if is_holdout(digest, holdout) else "train"
         ids = []
         for text in (pair.chosen, pair.rejected):
-            ids.append(f"{prompt_id}-{_digest(text)}")
+            ids.append(f"{prompt_id}-{short_digest(text)}")
             rows.rollouts[ids[-1]] = {
                 "rollout_id": ids[-1],
                 "prompt_id": prompt_id,
@@ -174,13 +167,13 @@ def _rows(pairs: Sequence[Pair], holdout: float) -> _Rows:
                 "policy_revision": "unknown",
                 "completion": text,
                 "completion_sha256": hashlib.sha256(text.encode()).hexdigest(),
-                "engine": f"import/{SOURCE}",
+                "engine": f"import/{source}",
                 "engine_version": PARSER_VERSION,
                 "generated_at": now,
             }
         rows.pairs[ids[0], ids[1]] = {
             "prompt_id": prompt_id,
-            "recipe": RECIPE,
+            "recipe": f"gold/{source}",
             "chosen_id": ids[0],
             "rejected_id": ids[1],
             "margin": 0.0,
@@ -188,14 +181,17 @@ def _rows(pairs: Sequence[Pair], holdout: float) -> _Rows:
     return rows
 
 
-def _digest(*parts: str) -> str:
+def short_digest(*parts: str) -> str:
+    """16 hex digits that name these texts."""
     return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:16]
 
 
-def _known(root: str | Path, version: int) -> tuple[set[tuple[str, str]], set[str]]:
-    """Pairs and rollouts that earlier files brought."""
+def known_rows(
+    root: str | Path, prefix: str, version: int
+) -> tuple[set[tuple[str, str]], set[str]]:
+    """Ids of the pairs and rollouts that commits whose key begins with `prefix` brought."""
     commits = Ledger(open_store(root)).commits(version)
-    keys = [commit.key for commit in commits if commit.key.startswith("gold-pairs/")]
+    keys = [commit.key for commit in commits if commit.key.startswith(prefix)]
     if not keys:
         return set(), set()
     columns = ["chosen_id", "rejected_id"]

@@ -7,39 +7,23 @@ are stored (gold_pairs.py).
 
 from __future__ import annotations
 
-import gzip
 import json
-import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from pipeline.config import ConfigError
-from pipeline.prompts import MalformedPrompt, Messages, check_messages, transcript_turns
-
-_PAYLOAD_LENGTH = 2000
+from pipeline.prompts import MalformedPrompt, check_messages, transcript_turns
+from pipeline.scored_rollouts import FileContent, Pair, dead_letter, json_lines, refuse_surrogates
 
 
-@dataclass(frozen=True)
-class Pair:
-    """One human preference: the dialogue up to the last human turn, and two answers to it."""
-
-    messages: Messages
-    chosen: str
-    rejected: str
-
-
-def read_pairs(path: Path) -> tuple[list[Pair], list[dict[str, object]]]:
+def read_pairs(path: Path) -> FileContent:
     """The file's pairs, and a dead letter for every line that holds none."""
-    pairs, dead = [], []
-    for number, line in _lines(path):
+    content = FileContent()
+    for number, line in json_lines(path):
         try:
-            pairs.append(parse_pair(json.loads(line)))
+            content.pairs.append(parse_pair(json.loads(line)))
         except (ValueError, RecursionError) as error:
-            dead.append(_dead_letter(f"{path.name}:{number}", line, error))
-    return pairs, dead
+            text = line.decode("utf-8", "replace")
+            content.dead.append(dead_letter("gold-pairs", f"{path.name}:{number}", text, error))
+    return content
 
 
 def parse_pair(row: object) -> Pair:
@@ -63,30 +47,5 @@ def parse_pair(row: object) -> Pair:
     pair = Pair(check_messages(chosen[:-1]), chosen[-1]["content"], rejected[-1]["content"])
     if pair.chosen == pair.rejected:
         raise MalformedPrompt("chosen and rejected are the same text")
-    json.dumps(row, ensure_ascii=False).encode()  # a lone surrogate fails here, as this row's fault
+    refuse_surrogates(row)
     return pair
-
-
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    opener: Any = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opener(path, "rb") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield number, line
-    except (OSError, EOFError, zlib.error) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}; nothing of it is imported") from error
-
-
-def _dead_letter(place: str, line: bytes, error: Exception) -> dict[str, object]:
-    is_json = not isinstance(error, json.JSONDecodeError | UnicodeDecodeError)
-    message = str(error) if is_json else f"not valid JSON: {error}"
-    return {
-        "stage": "gold-pairs",
-        "row_id": place,
-        "error_type": type(error).__name__,
-        "message": message.encode("utf-8", "replace").decode()[:500],
-        "payload": line.decode("utf-8", "replace")[:_PAYLOAD_LENGTH],
-        "attempt": 1,
-        "failed_at": datetime.now(UTC),
-    }

@@ -117,7 +117,7 @@ def _label_stage(
     stage = prefix + labeler.name
     last = None
     if known.con is not None:
-        last = known.con.execute(_LAST_ROUND, [labeler.name]).fetchone()
+        last = next(iter(known.con.execute(_LAST_ROUND, [labeler.name]).fetchall()), None)
     calls_a_row = labeler.samples if isinstance(labeler, JudgeConfig) else 1
     if isinstance(labeler, JudgeConfig) and labeler.mode == "pairwise":
         calls_a_row *= 2  # both orders
@@ -177,9 +177,9 @@ def _known(config: RunConfig) -> _Known:
         con = connect(config.warehouse)
     except WarehouseError:  # the first night makes it
         return _Known(None, 0, None, None)
-    (last,) = con.execute("select max(round) from rounds").fetchone() or (None,)
+    ((last,),) = con.execute("select max(round) from rounds").fetchall()
     number = 0 if last is None else int(last) + 1
     if last is not None and awaits_training(config.warehouse, int(last)):
         number = int(last)
-    holdout, size = con.execute(_PROMPTS).fetchone() or (0, None)
+    ((holdout, size),) = con.execute(_PROMPTS).fetchall()
     return _Known(con, number, holdout or None, size)

@@ -24,6 +24,9 @@ AsOf = Annotated[int | None, typer.Option("--as-of", help="a version of the ledg
 Pairs = Annotated[
     str | None, typer.Option("--pairs", help="a stored pair recipe; none: best against worst")
 ]
+Imported = Annotated[
+    str | None, typer.Option("--imported", help="scored completions of this imported source")
+]
 Truncated = Annotated[
     bool, typer.Option("--truncated", help="also completions cut off at their token limit")
 ]
@@ -47,6 +50,7 @@ def export(
     rounds: Rounds = None,
     statuses: Statuses = None,
     pairs: Pairs = None,
+    imported: Imported = None,
     truncated: Truncated = False,
     as_of: AsOf = None,
 ) -> None:
@@ -64,6 +68,7 @@ def export(
         margin=margin,
         threshold=threshold,
         pairs=pairs,
+        imported=checked_source(imported, rounds, pairs),
         allow_truncated=truncated,
         as_of=as_of,
     )
@@ -82,12 +87,13 @@ def train_dpo(
     rounds: Rounds = None,
     statuses: Statuses = None,
     pairs: Pairs = None,
+    imported: Imported = None,
     policy: Policy = None,
     out: Out = None,
     sets: Sets = None,
 ) -> None:
     """DPO on stored pairs: sampled tokens, stored reference log-probs, no reference model."""
-    _train("dpo", config, rounds, statuses, pairs, policy, out, sets)
+    _train("dpo", config, rounds, statuses, pairs, imported, policy, out, sets)
 
 
 def train_kto(
@@ -99,7 +105,7 @@ def train_kto(
     sets: Sets = None,
 ) -> None:
     """KTO on single completions, desirable above a reward: no pairs, no reference model."""
-    _train("kto", config, rounds, statuses, None, policy, out, sets)
+    _train("kto", config, rounds, statuses, None, None, policy, out, sets)
 
 
 def train_sft(
@@ -107,12 +113,13 @@ def train_sft(
     rounds: Rounds = None,
     statuses: Statuses = None,
     pairs: Pairs = None,
+    imported: Imported = None,
     policy: Policy = None,
     out: Out = None,
     sets: Sets = None,
 ) -> None:
     """Supervised training on the best completion of each prompt and round, or on pairs' chosen."""
-    _train("sft", config, rounds, statuses, pairs, policy, out, sets)
+    _train("sft", config, rounds, statuses, pairs, imported, policy, out, sets)
 
 
 def train_reward_model(
@@ -120,12 +127,13 @@ def train_reward_model(
     rounds: Rounds = None,
     statuses: Statuses = None,
     pairs: Pairs = None,
+    imported: Imported = None,
     policy: Policy = None,
     out: Out = None,
     sets: Sets = None,
 ) -> None:
     """A reward model from stored pairs; serve it with a labeler of kind reward_model."""
-    _train("reward", config, rounds, statuses, pairs, policy, out, sets)
+    _train("reward", config, rounds, statuses, pairs, imported, policy, out, sets)
 
 
 def _train(
@@ -134,6 +142,7 @@ def _train(
     rounds: list[int] | None,
     statuses: list[str] | None,
     pairs: str | None,
+    imported: str | None,
     policy: str | None,
     out: Path | None,
     sets: list[str] | None,
@@ -150,9 +159,17 @@ def _train(
         margin=keys.margin,
         threshold=keys.threshold,
         pairs=pairs,
+        imported=checked_source(imported, rounds, pairs),
         allow_truncated=keys.allow_truncated,
     )
     train(settings, kind, selection, policy=policy, out=out, say=typer.echo)
+
+
+def checked_source(imported: str | None, rounds: list[int] | None, pairs: str | None) -> str | None:
+    """The imported source. Raises BadParameter beside options that choose other rows."""
+    if imported is not None and (rounds or pairs):
+        raise typer.BadParameter("--imported takes the place of --round and --pairs: give one")
+    return imported
 
 
 def checked_statuses(statuses: list[str] | None) -> tuple[str, ...]:

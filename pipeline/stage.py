@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 
 from pipeline.config import BeamConfig
 from pipeline.progress import Heartbeat, write_atomically
+from warehouse.disk_full import naming_full_disk
 from warehouse.local_cache import local_folder, user_cache
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class ShardWorker(Protocol):
 # comes next, does not free: so workers are kept to that end.
 _KEPT: list[ShardWorker] = []
 _REASON = "reason-{}.txt"
+_RESUME = "free space there and run the same command again: finished shards are kept"
 
 
 @dataclass(frozen=True)
@@ -199,7 +201,8 @@ def _reason_kept(spec: StageSpec, name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        write_atomically(spec.folder / _REASON.format(name), f"{type(error).__name__}: {error}")
+        with contextlib.suppress(OSError):  # where no byte more can be written, Beam's error stands
+            write_atomically(spec.folder / _REASON.format(name), f"{type(error).__name__}: {error}")
         raise
 
 
@@ -249,8 +252,12 @@ def package_versions() -> dict[str, str]:
 def _write_parquet(rows: pa.Table, path: Path) -> None:
     """Writes under a name of this process, then renames: a killed writer leaves no such file."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    pq.write_table(rows, temporary, compression="zstd", compression_level=1)
-    temporary.replace(path)
+    try:
+        with naming_full_disk(path.parent, f"{path.name} before compression", rows.nbytes, _RESUME):
+            pq.write_table(rows, temporary, compression="zstd", compression_level=1)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def file_sha256(path: Path) -> str:

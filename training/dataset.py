@@ -36,7 +36,7 @@ _COLUMNS = (
         "finish_reason",
         "temperature",
     ),
-    *("top_p", "top_k", "sampling_json", "dtype"),
+    *("top_p", "top_k", "sampling_json", "dtype", "engine"),
 )
 _EXCLUDED = pa.schema(
     [
@@ -138,6 +138,8 @@ def trainable_rows(
         )
 
     rewards, rollouts = read("rewards"), read("rollouts", _COLUMNS)
+    if not rollouts.num_rows:
+        raise EmptyRound(f"{root}: round {newest} has no rollouts{_imports(root, as_of)}")
     of_newest = pc.field("round") == newest
     recipe = recipe_sha256 or _only_recipe(rewards.filter(of_newest), newest)
     parameters = {
@@ -214,6 +216,19 @@ def _tokenizer(rollouts: pa.Table) -> str | None:
     """The round's tokenizer, where it is one: earlier rounds must have been sampled with it."""
     found = rollouts["tokenizer_sha256"].unique().to_pylist()
     return found[0] if len(found) == 1 else None
+
+
+def _imports(root: str | Path, as_of: int) -> str:
+    """Why what was imported cannot train here: nobody asks for it by a round."""
+    ledger = Ledger(open_store(root, read_only=True))
+    count = sum(file.rows for file in ledger.files(as_of, "rollouts", [None]))
+    if not count:
+        return ""
+    return (
+        f"; the {count} imported completions of this warehouse are text only, and PPO needs the "
+        "token ids and log-probs of its own policy: train-dpo and train-sft with --imported SOURCE "
+        "(or --pairs gold/SOURCE) take them"
+    )
 
 
 def _explain(root: str | Path, round: int, recipe: str, reasons: list[str]) -> str:

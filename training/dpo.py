@@ -1,8 +1,9 @@
 """DPO on stored pairs (Rafailov et al. 2305.18290): sampled tokens, stored reference log-probs.
 
 TRL's trainer, fed token-exactly; no reference model is loaded, for the warehouse holds what it
-would say. Not here: pairs (preferences.py), what is shared with the other trainers
-(trl_support.py).
+would say. Pairs that were imported as text are rendered by the policy's own chat template, and the
+policy as it starts is their reference. Not here: pairs (preferences.py), what is shared with the
+other trainers (trl_support.py).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from trl import DPOConfig
+from trl import DPOConfig, DPOTrainer
 
 from training.preference_config import PreferenceConfig
 from training.preference_rows import require
@@ -26,6 +27,7 @@ from training.trl_support import (
 )
 
 _COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids", "ref_chosen_logps", "ref_rejected_logps")
+_TEXTS = ("prompt", "chosen", "rejected")
 _LEARNING_RATE = 1e-6
 
 
@@ -41,19 +43,21 @@ def train_dpo(
 ) -> Trained:
     """Trains the policy in `policy_dir` on `preference_rows.dpo_rows`, writes it to `out_dir`.
 
-    Raises TrainingError, before anything is written, for rows without ids or reference log-probs,
-    for a policy that is the reference and disagrees with its stored log-probs, and for a loss that
-    is not finite.
+    Rows of which none has ids train as text. Raises TrainingError, before anything is written, for
+    rows of which some have no ids or reference log-probs, for a policy that is the reference
+    and disagrees with its stored log-probs, and for a loss that is not finite.
     """
-    require(rows, _COLUMNS)
-    refuse_unfit(policy_dir, rows, _COLUMNS[:3])
+    is_text = rows["prompt_ids"].null_count == rows.num_rows
+    columns = _TEXTS if is_text else _COLUMNS
+    require(rows, columns)
+    refuse_unfit(policy_dir, rows, () if is_text else columns[:3])
     job = Job("dpo", _LEARNING_RATE, policy_dir, out_dir, config, seed, device, say)
 
-    def make(arguments: dict[str, Any], tokenizer: Any) -> StoredDPOTrainer:
-        return StoredDPOTrainer(
+    def make(arguments: dict[str, Any], tokenizer: Any) -> DPOTrainer:
+        return (DPOTrainer if is_text else StoredDPOTrainer)(
             model=str(policy_dir),
             args=DPOConfig(**arguments, beta=config.beta, precompute_ref_log_probs=True),
-            train_dataset=as_dataset(rows, _COLUMNS),
+            train_dataset=as_dataset(rows, columns),
             processing_class=tokenizer,
         )
 

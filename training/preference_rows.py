@@ -84,13 +84,15 @@ def sft_rows(root: str | Path, selection: Selection) -> pa.Table:
 
     `labels` is -100 at the prompt's tokens: the loss is the completion's. With stored pairs their
     chosen side as text, `prompt` and `completion`: nobody sampled a revision or a person's answer.
+    Imported completions are text as well.
     """
     if selection.pairs is not None:
         rows = dpo_rows(root, selection).select(
             ["prompt", "chosen", "chosen_id", "prompt_id", "round"]
         )
         return rows.rename_columns(["prompt", "completion", "rollout_id", "prompt_id", "round"])
-    return _candidate_rows(root, selection, SFT_ROWS, {})
+    rows = _candidate_rows(root, selection, SFT_ROWS, {})
+    return rows if selection.imported is None else rows.drop_columns(["input_ids", "labels"])
 
 
 def require(rows: pa.Table, columns: tuple[str, ...]) -> None:
@@ -122,16 +124,18 @@ def sample(rows: pa.Table, most: int | None, seed: int) -> pa.Table:
 
 def _pairs(root: str | Path, selection: Selection) -> pa.Table:
     if selection.pairs is None:
+        _refuse_unknown_source(root, selection)
         return preference_pairs(
             root,
             rounds=selection.rounds,
             margin=selection.margin,
             statuses=selection.statuses,
             allow_truncated=selection.allow_truncated,
+            imported=selection.imported,
             as_of=selection.as_of,
         )
     asked = selection.parameters() | {"recipe": selection.pairs, "margin": selection.margin}
-    del asked["allow_truncated"]
+    del asked["allow_truncated"], asked["imported"]
     con = catalog.connect(root, selection.as_of, only=selection.reads)
     pairs: pa.Table = con.sql(STORED_PAIRS, params=asked).to_arrow_table()
     known = con.sql("select distinct recipe from preference_pairs order by recipe").fetchall()
@@ -146,10 +150,28 @@ def _candidate_rows(
     root: str | Path, selection: Selection, sql: str, parameters: dict[str, Any]
 ) -> pa.Table:
     selection = _verified(root, selection)
+    _refuse_unknown_source(root, selection)
     con = catalog.connect(root, selection.as_of, only=selection.reads)
     rows: pa.Table = con.sql(sql, params=selection.parameters() | parameters).to_arrow_table()
     con.close()
     return _typed(rows)
+
+
+def _refuse_unknown_source(root: str | Path, selection: Selection) -> None:
+    if selection.imported is None:
+        return
+    con = catalog.connect(root, selection.as_of)
+    found = con.sql(
+        "select distinct substr(recipe, 10) as source from rewards "
+        "where starts_with(recipe, 'imported/') order by source"
+    ).fetchall()
+    con.close()
+    if (selection.imported,) not in found:
+        sources = ", ".join(source for (source,) in found) or "none"
+        raise TrainingError(
+            f"{root}: no scored completions of a source {selection.imported!r} were imported; "
+            f"there are: {sources}"
+        )
 
 
 def _typed(rows: pa.Table) -> pa.Table:

@@ -1,7 +1,8 @@
 """The queries behind preference training: candidates, pairs, and the rows of each trainer.
 
-Parameters: `$statuses`, `$rounds` (NULL: all) and `$allow_truncated` choose candidates; `$margin`,
-`$recipe`, `$threshold` are of the query that names them. No candidate is of a hold-out prompt.
+Parameters: `$statuses`, `$rounds` (NULL: all) and `$allow_truncated` choose candidates of rounds,
+`$imported` (NULL: none) instead those of an imported source; `$margin`, `$recipe`, `$threshold` are
+of the query that names them. No candidate is of a hold-out prompt or begins as one does.
 Not here: what the columns mean (preferences.py, preference_rows.py).
 """
 
@@ -26,8 +27,15 @@ _SCORED_BY_REFERENCE = """
         and isfinite(reference.logps)
 """
 
+_HOLDOUT_TURNS = """
+holdout_turns as (
+    select distinct first_turn_sha256 from prompts where purpose = 'holdout'
+)
+"""
+
 _CANDIDATES = f"""
 {_REFERENCE},
+{_HOLDOUT_TURNS},
 candidates as (
     select rollouts.*, prompts.messages,
         rewards.recipe || '@' || rewards.recipe_sha256[:12] as reward_recipe, rewards.reward,
@@ -36,12 +44,20 @@ candidates as (
     inner join prompts on rollouts.prompt_id = prompts.prompt_id
     inner join current_rewards as rewards on rollouts.rollout_id = rewards.rollout_id
     {_SCORED_BY_REFERENCE}
-    where rollouts.purpose = 'train' and prompts.purpose = 'train'
+    left join holdout_turns on prompts.first_turn_sha256 = holdout_turns.first_turn_sha256
+    where rollouts.purpose = 'train'
         and rewards.is_eligible and isfinite(rewards.reward)
         and trim(rollouts.completion) <> ''
-        and list_contains($statuses, rounds.status)
-        and ($rounds is null or list_contains($rounds, rollouts.round))
-        and ($allow_truncated or rollouts.finish_reason = 'stop')
+        and case
+            when $imported is null
+                then prompts.purpose = 'train'
+                    and list_contains($statuses, rounds.status)
+                    and ($rounds is null or list_contains($rounds, rollouts.round))
+                    and ($allow_truncated or rollouts.finish_reason = 'stop')
+            else prompts.purpose = 'imported'
+                and rewards.recipe = 'imported/' || $imported
+                and holdout_turns.first_turn_sha256 is null
+        end
 )
 """
 
@@ -64,7 +80,8 @@ select
     best.reward as chosen_reward, worst.reward as rejected_reward,
     best.reward - worst.reward as margin
 from best
-inner join worst on best.round = worst.round and best.prompt_id = worst.prompt_id
+inner join worst
+    on best.round is not distinct from worst.round and best.prompt_id = worst.prompt_id
 where best.reward > worst.reward and best.reward - worst.reward >= $margin
     and best.completion <> worst.completion
 order by best.round, best.prompt_id
@@ -72,10 +89,8 @@ order by best.round, best.prompt_id
 
 # Imported pairs come of both sides of the hold-out split, and are left out where they are held out
 # or begin as a hold-out prompt does; the pairs of a round may not be of hold-out prompts at all.
-STORED_PAIRS = """
-with holdout_turns as (
-    select distinct first_turn_sha256 from prompts where purpose = 'holdout'
-)
+STORED_PAIRS = f"""
+with {_HOLDOUT_TURNS}
 select pairs.*
 from preference_pairs as pairs
 left join rounds on pairs.round = rounds.round
@@ -117,7 +132,8 @@ select
     chosen.reference_revision as reference_revision, margin, chosen_id, rejected_id, prompt_id,
     round,
     chosen.rollout_id is not null and rejected.rollout_id is not null as is_stored,
-    coalesce(purpose in ('train', 'pairs'), false) and coalesce(chosen.purpose <> 'holdout', true)
+    coalesce(purpose in ('train', 'pairs', 'imported'), false)
+        and coalesce(chosen.purpose <> 'holdout', true)
         and coalesce(rejected.purpose <> 'holdout', true) as is_train,
     coalesce(chosen.prompt_id = prompt_id and rejected.prompt_id = prompt_id, false) as is_one
 from joined

@@ -28,14 +28,16 @@ class Selection:
 
     `rounds` None takes all whose status is in `statuses`; a completion cut off at its token limit
     takes part only with `allow_truncated`. `margin` is the least difference of the rewards of a
-    pair; `pairs` names a stored pair recipe to take instead of best against worst. `threshold` is
-    the reward above which a completion is desirable (KTO); None: the mean of its round.
+    pair; `pairs` names a stored pair recipe to take instead of best against worst, `imported` a
+    source of imported completions to take instead of rounds. `threshold` is the reward above which
+    a completion is desirable (KTO); None: the mean of its round or source.
     """
 
     rounds: tuple[int, ...] | None = None
     statuses: tuple[str, ...] = ("completed",)
     margin: float = 0.5
     pairs: str | None = None
+    imported: str | None = None
     threshold: float | None = None
     allow_truncated: bool = False
     as_of: int | None = None
@@ -46,6 +48,7 @@ class Selection:
             "rounds": None if self.rounds is None else list(self.rounds),
             "statuses": list(self.statuses),
             "allow_truncated": self.allow_truncated,
+            "imported": self.imported,
         }
 
     def reads(self, file: LiveFile) -> bool:
@@ -65,17 +68,20 @@ def preference_pairs(
     margin: float = 0.0,
     statuses: Sequence[str] = ("completed",),
     allow_truncated: bool = False,
+    imported: str | None = None,
     as_of: int | None = None,
 ) -> pa.Table:
     """`preference_pairs` rows: at most one pair per prompt and round, never a tie or equal texts.
 
     `margin` is the least difference of the two rewards; `rounds` None takes all whose status is in
     `statuses`; a completion cut off at its token limit takes part only with `allow_truncated`.
+    `imported` takes the completions of this imported source instead.
     """
     chosen = Selection(
         rounds=None if rounds is None else tuple(rounds),
         statuses=tuple(statuses),
         allow_truncated=allow_truncated,
+        imported=imported,
     )
     con = catalog.connect(root, as_of, only=chosen.reads)
     parameters = chosen.parameters() | {"margin": margin}

@@ -27,6 +27,8 @@ decided as (
             when not is_rewarded then 'no reward under this recipe'
             when not is_eligible then 'reward: ' || coalesce(reward_reason, 'not eligible')
             when not coalesce(isfinite(reward), false) then 'reward is not a finite number'
+            when completion_ids is null and starts_with(engine, 'import/')
+                then 'imported text: PPO needs the token ids and log-probs of its own policy'
             when completion_ids is null or coalesce(len(prompt_ids), 0) = 0 then 'no token ids'
             when len(completion_ids) = 0 then 'empty completion'
             when behavior_logprobs is null then 'no behavior log-probs'

@@ -12,7 +12,7 @@ import re
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from warehouse.disk_full import IN_TEMPORARY, IN_WAREHOUSE, naming_full_disk
 from warehouse.ledger import LiveFile
 from warehouse.schemas import SCHEMA_VERSION, TABLES
 from warehouse.store import Store
@@ -46,7 +47,8 @@ def put_rows(
         first = 0
         while first < part.num_rows:
             with _local_file(store) as path:
-                count = _write_up_to(max_bytes, name, part.slice(first), path)
+                with _naming_full_disk(store, name, part.slice(first), path):
+                    count = _write_up_to(max_bytes, name, part.slice(first), path)
                 file = _describe(name, number, part.slice(first, count), path)
                 store.put_file(file.path, path)
             put.append(file)
@@ -60,7 +62,10 @@ def put_like(store: Store, file: LiveFile, rows: pa.Table) -> LiveFile:
     It keeps the schema version too: what a version's files lack is looked up when they are read.
     """
     with _local_file(store) as path:
-        with parquet_writer(file.table, str(path), rows.schema, file.schema_version) as writer:
+        with (
+            _naming_full_disk(store, file.table, rows, path),
+            parquet_writer(file.table, str(path), rows.schema, file.schema_version) as writer,
+        ):
             writer.write_table(rows, TABLES[file.table].row_group_size)
         new = _describe(file.table, file.round, rows, path)
         new = replace(new, schema_version=file.schema_version)
@@ -125,6 +130,14 @@ def _local_file(store: Store) -> Iterator[Path]:
             yield path
         finally:
             path.unlink(missing_ok=True)
+
+
+def _naming_full_disk(
+    store: Store, name: str, rows: pa.Table, path: Path
+) -> AbstractContextManager[None]:
+    remedy = IN_TEMPORARY if store.local_path(path.name) is None else IN_WAREHOUSE
+    what = f"table {name} before compression"
+    return naming_full_disk(path.parent, what, rows.nbytes, remedy)
 
 
 def _by_round(name: str, rows: pa.Table) -> list[tuple[int | None, pa.Table]]:

@@ -19,6 +19,7 @@ from typing import BinaryIO
 import pyarrow as pa
 from pyarrow import fs as arrow_fs
 
+from warehouse.disk_full import IN_WAREHOUSE, naming_full_disk
 from warehouse.store import AlreadyExists, Entry, MissingObject, StoreError
 
 _TEMPORARY = ".put-"
@@ -46,7 +47,7 @@ class FolderStore:
 
     def put(self, key: str, data: bytes) -> None:
         """Creates `key` with `data`, whole or not at all. Raises AlreadyExists."""
-        self._create(key, lambda file: file.write(data))
+        self._create(key, len(data), lambda file: file.write(data))
 
     def put_file(self, key: str, path: Path) -> None:
         """Creates `key` with the bytes of the local file `path`. Raises AlreadyExists.
@@ -54,16 +55,17 @@ class FolderStore:
         A file under a temporary name of ours is linked instead of copied: nobody else writes it.
         """
         if path.parent == self._folder and _is_temporary(path):
-            path.chmod(0o644)
-            self._make_folder(self._path(key).parent)
-            self._publish(path, key)
+            with naming_full_disk(self._folder, key, None, IN_WAREHOUSE):
+                path.chmod(0o644)
+                self._make_folder(self._path(key).parent)
+                self._publish(path, key)
             return
 
         def copy(target: BinaryIO) -> None:
             with path.open("rb") as source:
                 shutil.copyfileobj(source, target, 1 << 20)
 
-        self._create(key, copy)
+        self._create(key, path.stat().st_size, copy)
 
     def get(self, key: str) -> bytes:
         """The bytes under `key`. Raises MissingObject."""
@@ -143,8 +145,12 @@ class FolderStore:
             raise StoreError(f"{key!r} is no key: it must be a relative path inside the warehouse")
         return self._folder / key
 
-    def _create(self, key: str, write: Callable[[BinaryIO], object]) -> None:
+    def _create(self, key: str, size: int, write: Callable[[BinaryIO], object]) -> None:
         path = self._path(key)
+        with naming_full_disk(self._folder, key, size, IN_WAREHOUSE):
+            self._link_new(path, key, write)
+
+    def _link_new(self, path: Path, key: str, write: Callable[[BinaryIO], object]) -> None:
         self._make_folder(path.parent)
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=_TEMPORARY)
         temporary = Path(name)
@@ -176,12 +182,18 @@ class FolderStore:
         _sync(folder.parent)
 
     def _probe_links(self) -> None:
+        with naming_full_disk(self._folder, "a file of no size", None, IN_WAREHOUSE):
+            self._probe()
+
+    def _probe(self) -> None:
         descriptor, name = tempfile.mkstemp(dir=self._folder, prefix=_TEMPORARY)
         os.close(descriptor)
         linked = Path(f"{name}-link")
         try:
             os.link(name, linked)
         except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
             reason = errno.errorcode.get(error.errno or 0, str(error))
             raise StoreError(
                 f"{self.root}: this mount has no hard links ({reason}), so a commit could not be "

@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from warehouse import catalog
+from warehouse.commits import FORGET, VACUUM
 from warehouse.data_files import put_rows, write_parquet
 from warehouse.ledger import (
     AlreadyPublished,
@@ -73,18 +74,15 @@ def publish(
     """
     store = open_store(root)
     ledger = Ledger(store)
+    # One version for all checks, and it comes before the look for the key: rows of another process
+    # that publishes the same key right now would look like rows that stand twice.
+    seen = ledger.head()
     if ledger.find(key):
         raise AlreadyPublished(key)
     ledger.refuse_dead(key, remove)
-    seen, gone = ledger.head(), forgotten(ledger.commits())
+    gone = forgotten(ledger.commits(seen))
     kept = without_forgotten(key, tables, gone)
-    live = [file for file in ledger.files() if file.path not in set(remove)]
-    if "labels" in kept:
-        kept["labels"] = _with_purpose(store, kept["labels"], kept.get("rollouts"), live)
-    fresh = {name: _prepare(store, name, rows, round, live) for name, rows in kept.items()}
-    _run_checks(store, key, fresh, live)
-    began = time.time()
-    added = [file for name, rows in fresh.items() for file in put_rows(store, name, rows)]
+    live = [file for file in ledger.files(seen) if file.path not in set(remove)]
     about: dict[str, Any] = {
         "operation": operation,
         "code_version": code_version,
@@ -92,6 +90,17 @@ def publish(
         "meta": meta,
         "since": since,
     }
+    try:
+        if "labels" in kept:
+            kept["labels"] = _with_purpose(store, kept["labels"], kept.get("rollouts"), live)
+        fresh = {name: _prepare(store, name, rows, round, live) for name, rows in kept.items()}
+        _run_checks(store, key, fresh, live)
+    except (duckdb.Error, OSError):
+        if not _lost_files(ledger, seen):
+            raise
+        return publish(root, key, tables, round=round, remove=remove, **about)
+    began = time.time()
+    added = [file for name, rows in fresh.items() for file in put_rows(store, name, rows)]
     if time.time() - began > _SUSPICIOUS_SECONDS:
         _refuse_vacuumed(store, key, added)
     try:
@@ -109,6 +118,11 @@ def _refuse_vacuumed(store: Store, key: str, added: Sequence[LiveFile]) -> None:
     lost = [file.path for file in added if not store.exists(file.path)]
     if lost:
         raise Conflict(f"{key}: {lost[0]} was deleted before it was committed; run it again")
+
+
+def _lost_files(ledger: Ledger, seen: int) -> bool:
+    """Whether a forget or a vacuum may have deleted files of version `seen` since."""
+    return any(c.operation in (FORGET, VACUUM) for c in ledger.commits()[seen + 1 :])
 
 
 def read_staged(paths: Sequence[Path], table: str) -> pa.Table:

@@ -41,6 +41,10 @@ _NO_KEYS = (
     boto.TokenRetrievalError,
     boto.MetadataRetrievalError,
 )
+# AWS has no such limit; servers of one's own do (MinIO, Ceph's quotas; 507 is HTTP's own).
+_FULL = frozenset(
+    {"XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "QuotaExceeded", "InsufficientStorage"}
+)
 _AGAIN = "what was finished is kept: the same command goes on"
 
 
@@ -111,6 +115,11 @@ def _answered(at: S3Address, error: ClientError) -> str:
         return f"the clock of this machine is wrong ({said}); set it"
     if status(error) == 501 or name in ("NotImplemented", "XNotImplemented"):
         return f"the server cannot do {doing} as a warehouse needs it ({said}); use another"
+    if name in _FULL or status(error) == 507:
+        return (
+            f"the storage behind bucket {at.bucket} is full or its quota is used up ({said}); "
+            f"nothing was committed. Free space or raise the quota, then {_AGAIN}"
+        )
     if name in _BUSY:
         return f"the server asks to slow down, also after retries ({said}); {_AGAIN}"
     if status(error) >= 500:

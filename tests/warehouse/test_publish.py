@@ -7,17 +7,21 @@ import multiprocessing
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from tests.warehouse.builder import label, prompt, publish_rows, reward, rollout
+from warehouse import publish as publishing
 from warehouse.catalog import load_checks, read_table
-from warehouse.ledger import AlreadyPublished, CorruptFile, Ledger
+from warehouse.forgetting import forget
+from warehouse.ledger import AlreadyPublished, Commit, CorruptFile, Ledger
 from warehouse.publish import PublishRefused, publish, read_staged, write_parquet
 from warehouse.schemas import SCHEMA_VERSION, STATUSES, TABLES, SchemaMismatch, table_from_rows
 from warehouse.store import open_store
+from warehouse.suppression import Forgotten
 
 
 def live_paths(root: Path, table: str) -> list[Path]:
@@ -304,6 +308,40 @@ def test_killed_at_any_step_publish_shows_all_or_nothing(tmp_path: Path) -> None
     assert len(shown) > 9
     assert shown == sorted(shown)
     assert sum(shown) == 2
+
+
+def test_a_key_that_another_process_publishes_during_the_checks_is_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rows must not look like rows that stand twice."""
+    forgotten = publishing.forgotten
+
+    def meanwhile(commits: list[Commit]) -> Forgotten:
+        monkeypatch.setattr(publishing, "forgotten", forgotten)
+        publish_rows(tmp_path, "key", 0, rollouts=[ROLLOUT], labels=[LABEL])
+        return forgotten(commits)
+
+    monkeypatch.setattr(publishing, "forgotten", meanwhile)
+    with pytest.raises(AlreadyPublished):
+        publish_rows(tmp_path, "key", 0, rollouts=[ROLLOUT], labels=[LABEL])
+    assert read_table(tmp_path, "labels").num_rows == 1
+
+
+def test_a_forget_that_deletes_files_during_the_checks_only_repeats_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish_rows(tmp_path, "prompts", prompts=[prompt("p1"), prompt("p2")])
+    run_checks = publishing._run_checks
+
+    def meanwhile(*args: Any) -> None:
+        monkeypatch.setattr(publishing, "_run_checks", run_checks)
+        forget(tmp_path, ["p2"], by="me", why="asked")
+        run_checks(*args)
+
+    monkeypatch.setattr(publishing, "_run_checks", meanwhile)
+    rows = [prompt("p2"), prompt("p3")]
+    publish_rows(tmp_path, "more", 0, prompts=rows, rollouts=[ROLLOUT])
+    assert read_table(tmp_path, "prompts").column("prompt_id").to_pylist() == ["p1", "p3"]
 
 
 def publish_one(root: Path, _: int) -> str:

@@ -1,7 +1,7 @@
 -- one row per round, purpose, labeler and status: how many rollouts ended there
 -- share is of the round's rollouts of that purpose; 'unlabeled' counts the rollouts that a labeler
 -- at work there has no final label for. Pairwise labels are about two rollouts and stand elsewhere
--- (position_bias).
+-- (position_bias), and so do imported completions, which belong to no round (imported_scores).
 with
 
 rollout_counts as (
@@ -79,6 +79,7 @@ final as (
     inner join rollout_counts
         on counts.round is not distinct from rollout_counts.round
         and counts.purpose = rollout_counts.purpose
+    where counts.round is not null
     order by counts.round, counts.purpose, counts.labeler, counts.rows desc, counts.status
 
 )

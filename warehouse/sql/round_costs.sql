@@ -19,6 +19,7 @@ final as (
         1000 * sum(cost_usd) / nullif(ok_labels, 0) as usd_per_1k_ok,
         count(*) filter (is_cached) as from_cache,
     from labels
+    where round is not null
     group by round, labeler
     order by round, labeler
 

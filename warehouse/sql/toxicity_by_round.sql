@@ -11,6 +11,7 @@ scores as not materialized (
     from current_labels
     where purpose = 'holdout'
         and criterion = 'toxicity'
+        and round is not null -- imported completions belong to no round: see imported_scores
         and score is not null
         and partner_rollout_id is null
 

@@ -14,6 +14,7 @@ ranked as (
     where purpose = 'holdout'
         and criterion = 'toxicity'
         and role = 'metric'
+        and round is not null
 
 ),
 

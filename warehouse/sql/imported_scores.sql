@@ -1,0 +1,39 @@
+-- one row per source, policy, purpose, labeler and criterion: the scores of imported completions
+-- Imported completions have no round; policy is what their file says of the model, for TRL the step
+-- it was logged at. Raw scores without a scale have status out_of_range and a raw mean alone.
+with
+
+imported_labels as (
+
+    select
+        prompts.source,
+        rollouts.policy_revision,
+        labels.*,
+    from labels
+    inner join rollouts on labels.rollout_id = rollouts.rollout_id
+    inner join prompts on rollouts.prompt_id = prompts.prompt_id
+    where labels.kind = 'imported'
+        and labels.is_final
+
+),
+
+final as (
+
+    select
+        source,
+        policy_revision,
+        purpose,
+        labeler,
+        criterion,
+        count(*) as completions,
+        count(score) as scored,
+        avg(score_raw) as mean_raw,
+        avg(score) as mean_score,
+        avg((score >= 0.5)::int) as share_at_least_half,
+    from imported_labels
+    group by source, policy_revision, purpose, labeler, criterion
+    order by source, policy_revision, purpose, labeler, criterion
+
+)
+
+select * from final
