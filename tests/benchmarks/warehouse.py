@@ -129,7 +129,7 @@ def print_year(folder: Path, nights: Nights) -> None:
         json.loads(
             subprocess.run(
                 [sys.executable, "-c", call], check=True, capture_output=True, text=True
-            ).stdout
+            ).stdout.splitlines()[-1]  # before it stands the progress of a slow query
         )
         for _ in range(REPEATS)
     ]

@@ -55,9 +55,9 @@ def test_the_figures_of_reading_are_taken(
 
 
 def test_the_figures_of_publish_are_taken(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(warehouse_publish, "REPEATS", 1)
     warehouse_publish.print_publish(tmp_path, 400)
-    names = [line[:28].strip() for line in capsys.readouterr().out.splitlines()]
+    names = [line[:28].strip() for line in capfd.readouterr().out.splitlines()]
     assert names == ["publish labels", "publish rollouts", "memory of publish"]
