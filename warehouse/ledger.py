@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from warehouse.commits import (
     FORGET,
@@ -65,6 +66,14 @@ class ForgottenMeanwhile(Conflict):
 
 class Vacuumed(WarehouseError):
     """An old version whose files a vacuum has deleted."""
+
+
+class Snapshot(NamedTuple):
+    """A version: its commits, the files live at it, and who wrote them (Ledger.written)."""
+
+    commits: list[Commit]
+    files: list[LiveFile]
+    writers: dict[str, tuple[Commit, LiveFile]]
 
 
 class Ledger:
@@ -138,36 +147,32 @@ class Ledger:
 
         Raises Vacuumed for a version that has lost files to a vacuum.
         """
+        commits = self.commits(as_of)
+        replaced = Replacements(self._known)
+        self._refuse_vacuumed(len(commits) - 1, replaced)
         return [
             file
-            for file in self.snapshot(as_of)[1]
+            for file in live_files(commits, replaced).values()
             if table in (None, file.table) and (rounds is None or file.round in rounds)
         ]
 
-    def snapshot(self, as_of: int | None = None) -> tuple[list[Commit], list[LiveFile]]:
-        """The commits up to version `as_of` and the files live there, from one look at the store.
+    def snapshot(self, as_of: int | None = None) -> Snapshot:
+        """Everything about version `as_of`, from one look at the store.
 
         Raises Vacuumed for a version that has lost files to a vacuum.
         """
         commits = self.commits(as_of)
         replaced = Replacements(self._known)
         self._refuse_vacuumed(len(commits) - 1, replaced)
-        return commits, list(live_files(commits, replaced).values())
+        files = list(live_files(commits, replaced).values())
+        return Snapshot(commits, files, _written(commits, replaced))
 
     def written(self, as_of: int | None = None) -> dict[str, tuple[Commit, LiveFile]]:
         """Path -> the commit that published a file's rows, and the file as it is read today.
 
         All files up to version `as_of`, live or not; a forgotten prompt's old files are none.
         """
-        commits = self.commits(as_of)
-        replaced = Replacements(self._known)
-        found = {}
-        for commit in commits:
-            for added in commit.add:
-                file = replaced.file(added)
-                if file is not None:
-                    found[file.path] = (commit, file)
-        return found
+        return _written(self.commits(as_of), Replacements(self._known))
 
     def files_of(
         self,
@@ -313,3 +318,15 @@ def _refuse_newer(place: str, commit: Commit) -> None:
 
 def _name(version: int) -> str:
     return f"{_FOLDER}{version:010d}.json"
+
+
+def _written(
+    commits: Sequence[Commit], replaced: Replacements
+) -> dict[str, tuple[Commit, LiveFile]]:
+    found = {}
+    for commit in commits:
+        for added in commit.add:
+            file = replaced.file(added)
+            if file is not None:
+                found[file.path] = (commit, file)
+    return found
