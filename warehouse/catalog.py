@@ -53,15 +53,15 @@ def connect(
     Raises StoreError when there is no such folder, WarehouseError for an unknown version.
     """
     store = open_store(root, read_only=True)
-    commits, files, writers = Ledger(store).snapshot(as_of)
+    version = Ledger(store).snapshot(as_of)
     by_table: dict[str, list[LiveFile]] = {name: [] for name in TABLES}
-    for file in files:
+    for file in version.files:
         is_wanted = rounds is None or file.round in rounds or not TABLES[file.table].by_round
         if is_wanted and (only is None or only(file)):
             by_table[file.table].append(file)
     con = open_connection()
     con.execute("begin")
-    create_ledger_views(con, commits, files, writers)
+    create_ledger_views(con, version.commits, version.files, version.writers)
     for name in TABLES:
         create_table_view(con, store, name, ())
     marts = _marts_in_order()

@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from warehouse.commits import (
     FORGET,
@@ -66,6 +67,14 @@ class ForgottenMeanwhile(Conflict):
 
 class Vacuumed(WarehouseError):
     """An old version whose files a vacuum has deleted."""
+
+
+class Snapshot(NamedTuple):
+    """A version: its commits, the files live at it; path -> the commit that wrote its rows."""
+
+    commits: list[Commit]
+    files: list[LiveFile]
+    writers: dict[str, Commit]
 
 
 class Ledger:
@@ -141,25 +150,25 @@ class Ledger:
 
         Raises Vacuumed for a version that has lost files to a vacuum.
         """
+        commits = self.commits(as_of)
+        replaced = Replacements(self._known)
+        self._refuse_vacuumed(len(commits) - 1, replaced)
         return [
             file
-            for file in self.snapshot(as_of)[1]
+            for file in live_files(commits, replaced).values()
             if table in (None, file.table) and (rounds is None or file.round in rounds)
         ]
 
-    def snapshot(
-        self, as_of: int | None = None
-    ) -> tuple[list[Commit], list[LiveFile], dict[str, Commit]]:
-        """The commits up to version `as_of`, the files live there, and whose rows they hold.
+    def snapshot(self, as_of: int | None = None) -> Snapshot:
+        """Everything about version `as_of`, from one look at the store.
 
-        From one look at the store; the last is path -> the commit that published its rows.
         Raises Vacuumed for a version that has lost files to a vacuum.
         """
         commits = self.commits(as_of)
         replaced = Replacements(self._known)
         self._refuse_vacuumed(len(commits) - 1, replaced)
-        live = live_files(commits, replaced)
-        return commits, list(live.values()), writers(commits, replaced)
+        files = list(live_files(commits, replaced).values())
+        return Snapshot(commits, files, writers(commits, replaced))
 
     def files_of(
         self,
