@@ -154,7 +154,7 @@ def test_kept_answers_about_the_prompt_go_and_others_stay(root: str) -> None:
     kept.complete([
         ChatRequest(f"{row}.0.0", ({"role": "user", "content": str(row)},), 8) for row in range(4)
     ])  # fmt: skip
-    of = rollout(0, "t1", 0)
+    of = rollout(0, "t1", 0, purpose="train")
     calls = [(0, "call-0"), (1, None), (2, None)]  # not every endpoint gives its calls a name
     labels = [
         label(of, 0.5, f"judge-{row}", raw_output=texts[row], request_id=name)
