@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -53,7 +54,7 @@ def sample(
     typer.echo(
         f"{rows.num_rows} completions in {out} ({rows['sample'][0]}): write a score from 0 to 1 "
         f"(1: {criterion} is fully there) and your name as annotator, then\n"
-        f"roundhouse audit import {warehouse} {out}"
+        f"roundhouse audit import {shlex.quote(warehouse)} {out}"
     )
 
 

@@ -34,9 +34,16 @@ def forget_prompts(
     root: str, prompt_ids: Iterable[str], *, by: str, why: str, dry_run: bool = False
 ) -> Forgotten:
     """Forgets prompts in tables and answer file; see warehouse.forgetting.forget for the errors."""
-    done = forget(root, prompt_ids, by=by, why=why, dry_run=dry_run)
-    answers = _forget_answers(answers_file(root), done.traces, dry_run=dry_run)
-    return Forgotten(done, answers, tuple(_unreachable(root, done)))
+    found: set[str] = set()
+
+    def forget_answers(traces: Traces) -> None:
+        found.update(_forget_answers(answers_file(root), traces, dry_run=dry_run))
+
+    # Answers first: killed in between, the tables still say which they are.
+    done = forget(root, prompt_ids, by=by, why=why, dry_run=dry_run, before_commit=forget_answers)
+    if dry_run:
+        forget_answers(done.traces)
+    return Forgotten(done, len(found), tuple(_unreachable(root, done)))
 
 
 def read_ids(path: Path) -> list[str]:
@@ -45,14 +52,14 @@ def read_ids(path: Path) -> list[str]:
     return [line for line in lines if line]
 
 
-def _forget_answers(path: Path, traces: Traces, *, dry_run: bool) -> int:
-    """Deletes the answers that became labels of the prompts; returns how many.
+def _forget_answers(path: Path, traces: Traces, *, dry_run: bool) -> list[str]:
+    """Deletes the answers that became labels of the prompts; returns their requests' hashes.
 
     The file knows a request by its hash only, so they are found by the request id, or by a long
     text that is a label's very output. The pages they leave are overwritten.
     """
     if not path.is_file():
-        return 0
+        return []
     outputs = {text for text in traces.outputs if len(text) >= _SHORTEST_ANSWER}
     with closing(sqlite3.connect(path, timeout=60.0, isolation_level=None)) as connection:
         found = []
@@ -64,7 +71,7 @@ def _forget_answers(path: Path, traces: Traces, *, dry_run: bool) -> int:
             connection.execute("pragma secure_delete = on")
             connection.executemany("delete from answers where request = ?", found)
             connection.execute("pragma wal_checkpoint(truncate)")
-    return len(found)
+    return [request for (request,) in found]
 
 
 def _unreachable(root: str, done: Forgetting) -> list[str]:

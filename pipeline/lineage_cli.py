@@ -83,27 +83,36 @@ def _answer(source: Lineage, thing: str, value: str) -> Trace:
 
 
 def _answer_policy(source: Lineage, policy: str) -> Trace:
-    """By revision or by folder; a folder that no night made says itself how it was made."""
-    from pipeline.config import ConfigError
-    from training.revision import policy_revision
-    from warehouse.lineage_policies import known_revision, trace_policy, trace_record
+    """By revision or by folder; a model that no night made says itself how it was made."""
+    from warehouse.lineage_policies import known_revision, stored_record, trace_policy, trace_record
 
     folder = Path(policy)
     if folder.is_dir():
-        try:
-            revision = policy_revision(folder)
-        except FileNotFoundError as error:
-            raise ConfigError(str(error)) from error
+        revision, made = _revision_of(folder), _record_of(folder)
     else:
         revision = known_revision(source, policy)
-        places = (Path(source.root) / name / revision for name in ("policies", "reward-models"))
-        folder = next((place for place in places if place.is_dir()), folder)
-    record = folder / "training.json"
-    if source.training_of(revision) is not None or not record.is_file():
+        made = stored_record(source, revision)
+    if source.training_of(revision) is not None or made is None:
         return trace_policy(source, revision)
-    rows = folder / "training_rows.json"
-    ids = json.loads(rows.read_text()) if rows.is_file() else {}
-    return trace_record(source, revision, json.loads(record.read_text()), ids)
+    return trace_record(source, revision, *made)
+
+
+def _revision_of(folder: Path) -> str:
+    from pipeline.config import ConfigError
+    from training.revision import policy_revision
+
+    try:
+        return policy_revision(folder)
+    except FileNotFoundError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _record_of(folder: Path) -> tuple[Row, dict[str, list[str]]] | None:
+    """The folder's training.json and training_rows.json, if it was made by a trainer of ours."""
+    record, rows = folder / "training.json", folder / "training_rows.json"
+    if not record.is_file():
+        return None
+    return json.loads(record.read_text()), json.loads(rows.read_text()) if rows.is_file() else {}
 
 
 def _print_trace(trace: Trace) -> None:

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from labeling.config import JudgeConfig
 from pipeline.config import RunConfig
 from pipeline.labels import label_subjects, labels_key, read_subjects, revision_of, rollouts_key
-from pipeline.publishing import StageReport, code_version
+from pipeline.publishing import StageReport, code_version, work_meta
 from pipeline.replay_rows import failed_labels, with_new_attempts
 from pipeline.rollouts import sample_prompts
 from pipeline.stage import Manifest, StageSpec, staged_rows
@@ -49,9 +49,10 @@ def relabel_failed(
     spec, manifests = label_subjects(config, labeler, stage, new_key, subjects)
     fresh = read_staged(staged_rows(spec, manifests, "rows"), "labels")
     rows = with_new_attempts(old, fresh, failed, unlabelled)
-    _amend(config, key, new_key, {"labels": rows}, removed, number, spec)
     left = failed_labels(rows, statuses).num_rows
-    return _report(new_key, manifests, len(wanted), left, "labels")
+    report = _report(new_key, manifests, len(wanted), left, "labels")
+    _amend(config, key, report, {"labels": rows}, removed, number, spec)
+    return report
 
 
 def resample(config: RunConfig, number: int, purpose: str) -> StageReport:
@@ -71,8 +72,9 @@ def resample(config: RunConfig, number: int, purpose: str) -> StageReport:
     again = again.set_column(place, again.schema.field(place), pa.array(attempts, pa.int16()))
     rollouts = read_staged(staged_rows(spec, manifests, "rows"), "rollouts")
     tables = {"rollouts": rollouts, "dead_letters": again}
-    _amend(config, key, new_key, tables, [], number, spec)
-    return _report(new_key, manifests, len(dead), again.num_rows, "completions")
+    report = _report(new_key, manifests, len(dead), again.num_rows, "completions")
+    _amend(config, key, report, tables, [], number, spec)
+    return report
 
 
 def rollout_ids(config: RunConfig, number: int, purpose: str) -> set[str]:
@@ -107,7 +109,7 @@ def _amendment(config: RunConfig, key: str, table: str) -> tuple[str, list[str]]
 def _amend(
     config: RunConfig,
     key: str,
-    new_key: str,
+    report: StageReport,
     tables: dict[str, pa.Table],
     removed: list[str],
     number: int,
@@ -116,13 +118,13 @@ def _amend(
     """One commit; a second run that was quicker makes this one fail, and nothing is doubled."""
     publish(
         config.warehouse,
-        new_key,
+        report.key,
         tables,
         round=number,
         remove=removed,
         code_version=code_version(),
         config_sha256=spec.config_sha256,
-        meta={"amends": key},
+        meta={"amends": key} | work_meta(report),
         operation="replay",
     )
     shutil.rmtree(spec.folder, ignore_errors=True)

@@ -17,19 +17,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from training.dataset import TrainingError
-from training.preference_sql import (
-    KTO_ROWS,
-    PAIR_ROWS,
-    READ_BY_ROUND,
-    READ_WHOLE,
-    SFT_ROWS,
-    STORED_PAIRS,
-)
+from training.preference_sql import KTO_ROWS, PAIR_ROWS, SFT_ROWS, STORED_PAIRS
 from training.preferences import Selection, preference_pairs
 from warehouse import catalog
 from warehouse.ledger import Ledger
 from warehouse.store import open_store
-from warehouse.verification import verify_tables
+from warehouse.verification import verify_files
 
 _TURNS = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 _IDS = pa.list_(pa.int32())
@@ -54,7 +47,7 @@ def dpo_rows(root: str | Path, selection: Selection) -> pa.Table:
     """
     selection = _verified(root, selection)
     pairs = _pairs(root, selection)
-    con = catalog.connect(root, selection.as_of)
+    con = catalog.connect(root, selection.as_of, only=selection.reads)
     con.register("pairs", pairs)
     rows: pa.Table = con.sql(PAIR_ROWS).to_arrow_table()
     con.close()
@@ -143,7 +136,7 @@ def _pairs(root: str | Path, selection: Selection) -> pa.Table:
         )
     asked = selection.parameters() | {"recipe": selection.pairs, "margin": selection.margin}
     del asked["allow_truncated"], asked["imported"]
-    con = catalog.connect(root, selection.as_of)
+    con = catalog.connect(root, selection.as_of, only=selection.reads)
     pairs: pa.Table = con.sql(STORED_PAIRS, params=asked).to_arrow_table()
     known = con.sql("select distinct recipe from preference_pairs order by recipe").fetchall()
     con.close()
@@ -158,7 +151,7 @@ def _candidate_rows(
 ) -> pa.Table:
     selection = _verified(root, selection)
     _refuse_unknown_source(root, selection)
-    con = catalog.connect(root, selection.as_of)
+    con = catalog.connect(root, selection.as_of, only=selection.reads)
     rows: pa.Table = con.sql(sql, params=selection.parameters() | parameters).to_arrow_table()
     con.close()
     return _typed(rows)
@@ -215,9 +208,8 @@ def _verified(root: str | Path, selection: Selection) -> Selection:
 
     DuckDB would read a flipped bit in silence. Raises CorruptFile naming the files.
     """
-    as_of = selection.as_of
-    if as_of is None:
-        as_of = Ledger(open_store(root, read_only=True)).head()
-    verify_tables(root, READ_BY_ROUND, selection.rounds, as_of)
-    verify_tables(root, READ_WHOLE, None, as_of)
+    store = open_store(root, read_only=True)
+    ledger = Ledger(store)
+    as_of = ledger.head() if selection.as_of is None else selection.as_of
+    verify_files(store, [file for file in ledger.files(as_of) if selection.reads(file)])
     return dataclasses.replace(selection, as_of=as_of)

@@ -8,10 +8,6 @@ Not here: what the columns mean (preferences.py, preference_rows.py).
 
 from __future__ import annotations
 
-# The tables that the queries read: of the chosen rounds, and of all.
-READ_BY_ROUND = ("rollouts", "rewards")
-READ_WHOLE = ("prompts", "rounds", "preference_pairs", "policy_logprobs")
-
 # A reference log-prob belongs to the reference policy of the round its rollout was sampled in. It
 # counts where there is one finite log-prob for each token, summed, in nats.
 _REFERENCE = """

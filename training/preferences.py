@@ -16,7 +16,10 @@ import pyarrow as pa
 
 from training.preference_sql import PAIRS
 from warehouse import catalog
+from warehouse.ledger import LiveFile
 from warehouse.schemas import conform
+
+_READ = ("rollouts", "rewards", "prompts", "rounds", "preference_pairs", "policy_logprobs")
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,15 @@ class Selection:
             "imported": self.imported,
         }
 
+    def reads(self, file: LiveFile) -> bool:
+        """Whether the queries read this file; what they read is verified first.
+
+        Stored pairs may be of other rounds than their completions.
+        """
+        if file.table in ("rollouts", "rewards") and self.pairs is None:
+            return self.rounds is None or file.round is None or file.round in self.rounds
+        return file.table in _READ
+
 
 def preference_pairs(
     root: str | Path,
@@ -71,7 +83,7 @@ def preference_pairs(
         allow_truncated=allow_truncated,
         imported=imported,
     )
-    con = catalog.connect(root, as_of)
+    con = catalog.connect(root, as_of, only=chosen.reads)
     parameters = chosen.parameters() | {"margin": margin}
     rows: pa.Table = con.sql(PAIRS, params=parameters).to_arrow_table()
     con.close()

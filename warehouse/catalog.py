@@ -9,7 +9,7 @@ Not here: how the files of a table are read (reading.py), writing (publish.py).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from graphlib import TopologicalSorter
 from importlib.resources import files as resource_files
 from importlib.resources.abc import Traversable
@@ -39,12 +39,17 @@ _FOLDERS = ("", "audit", "questions")
 
 
 def connect(
-    root: str | Path, as_of: int | None = None, rounds: Sequence[int | None] | None = None
+    root: str | Path,
+    as_of: int | None = None,
+    rounds: Sequence[int | None] | None = None,
+    *,
+    only: Callable[[LiveFile], bool] | None = None,
 ) -> duckdb.DuckDBPyConnection:
     """A DuckDB connection with one view per table and one per mart, pinned to version `as_of`.
 
     With `rounds`, the tables that have rounds show the rows of these alone, and what a query costs
-    does not depend on how many other nights there are.
+    does not depend on how many other nights there are. `only` chooses the files themselves, for who
+    must have verified what a query reads.
     Raises StoreError when there is no such folder, WarehouseError for an unknown version.
     """
     store = open_store(root, read_only=True)
@@ -53,11 +58,12 @@ def connect(
     files = ledger.files(len(commits) - 1)
     by_table: dict[str, list[LiveFile]] = {name: [] for name in TABLES}
     for file in files:
-        if rounds is None or file.round in rounds or not TABLES[file.table].by_round:
+        is_wanted = rounds is None or file.round in rounds or not TABLES[file.table].by_round
+        if is_wanted and (only is None or only(file)):
             by_table[file.table].append(file)
     con = open_connection()
     con.execute("begin")
-    create_ledger_views(con, commits, files)
+    create_ledger_views(con, commits, files, ledger.written(len(commits) - 1))
     for name in TABLES:
         create_table_view(con, store, name, ())
     marts = _marts_in_order()

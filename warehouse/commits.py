@@ -9,6 +9,7 @@ Not here: commit files and the race for the next version (ledger.py).
 from __future__ import annotations
 
 import json
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -133,6 +134,17 @@ def files_ever(commits: Iterable[Commit], replaced: Replacements) -> dict[str, L
     return {file.path: file for file in added if file is not None}
 
 
+def origins(commits: Iterable[Commit]) -> dict[str, str]:
+    """Path of today -> key whose work the file is: of the commit, or of the one it amends."""
+    every = list(commits)
+    replaced = Replacements(every)
+    return {
+        replaced.path(file.path): commit.meta.get("amends", commit.key)
+        for commit in every
+        for file in commit.add
+    }
+
+
 def unreadable_below(
     commits: Sequence[Commit], oldest: int, replaced: Replacements
 ) -> dict[str, LiveFile]:
@@ -150,16 +162,18 @@ def taken_files(commits: Sequence[Commit], replaced: Replacements) -> dict[str, 
 
 def vacuumed_by(commits: Sequence[Commit], version: int, replaced: Replacements) -> Commit | None:
     """The first vacuum that deleted a file of `version`, None for a version that is whole."""
-    vacuums = [
-        commit
-        for commit in commits
-        if commit.operation == VACUUM and int(commit.meta[OLDEST]) > version
-    ]
+    vacuums, deepest = [], version
+    for commit in commits:
+        if commit.operation == VACUUM and (oldest := int(commit.meta[OLDEST])) > deepest:
+            vacuums.append(commit)
+            deepest = oldest
     if not vacuums:
         return None
     wanted = live_files(commits[: version + 1], replaced).keys()
-    for vacuum in vacuums:
-        kept = live_files(commits[: int(vacuum.meta[OLDEST]) + 1], replaced)
-        if not wanted <= kept.keys():
-            return vacuum
-    return None
+
+    def has_taken(vacuum: Commit) -> bool:
+        return not wanted <= live_files(commits[: int(vacuum.meta[OLDEST]) + 1], replaced).keys()
+
+    # What a vacuum has taken, every later and deeper one has taken as well.
+    first = bisect_left(vacuums, True, key=has_taken)
+    return vacuums[first] if first < len(vacuums) else None

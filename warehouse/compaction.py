@@ -16,14 +16,14 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from warehouse.commits import Commit, LiveFile, Replacements
+from warehouse.commits import LiveFile, origins
+from warehouse.data_files import MAX_BYTES, put_like
 from warehouse.ledger import CorruptFile, Ledger
-from warehouse.rewriting import read_rows, write_rows
 from warehouse.schemas import TABLES
 from warehouse.store import Store, WarehouseError, open_store
 from warehouse.vacuum import delete
+from warehouse.verification import read_rows
 
-LARGEST_FILE = 256 << 20  # what one publish would write as one file
 _OPERATION = "compact"
 
 
@@ -75,27 +75,19 @@ def compact(
     return done
 
 
-def origins(commits: Sequence[Commit]) -> dict[str, str]:
-    """Path of today -> key whose work the file is: of the commit, or of the one it amends."""
-    replaced = Replacements(commits)
-    return {
-        replaced.path(file.path): commit.meta.get("amends", commit.key)
-        for commit in commits
-        for file in commit.add
-    }
-
-
 def _joinable(
     ledger: Ledger, table: str | None, rounds: Sequence[int] | None
 ) -> dict[str, list[list[LiveFile]]]:
-    """Key -> groups of two files or more that may become one."""
+    """Key -> groups of files of one schema version that may become one, two or more."""
     owner = origins(ledger.commits())
-    groups: dict[tuple[str, str, int | None], list[LiveFile]] = {}
+    groups: dict[tuple[str, str, int | None, int], list[LiveFile]] = {}
     for file in ledger.files(table=table, rounds=rounds):
-        groups.setdefault((owner[file.path], file.table, file.round), []).append(file)
+        groups.setdefault(
+            (owner[file.path], file.table, file.round, file.schema_version), []
+        ).append(file)
     found: dict[str, list[list[LiveFile]]] = {}
-    for (key, _, _), files in groups.items():
-        if len(files) > 1 and sum(file.bytes for file in files) <= LARGEST_FILE:
+    for (key, *_), files in groups.items():
+        if len(files) > 1 and sum(file.bytes for file in files) <= MAX_BYTES:
             found.setdefault(key, []).append(files)
     return found
 
@@ -107,7 +99,7 @@ def _join(store: Store, ledger: Ledger, key: str, groups: Sequence[Sequence[Live
     try:
         for files in groups:
             rows = _sorted(files[0].table, [read_rows(store, file) for file in files])
-            added.append(write_rows(store, files[0].table, files[0].round, rows))
+            added.append(put_like(store, files[0], rows))
             if not read_rows(store, added[-1]).equals(rows):
                 raise CorruptFile(f"{store.root}/{added[-1].path}: is not what was written")
         return ledger.append(

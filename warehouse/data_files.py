@@ -13,6 +13,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -55,6 +56,23 @@ def put_rows(
     return put
 
 
+def put_like(store: Store, file: LiveFile, rows: pa.Table) -> LiveFile:
+    """Writes sorted rows with the columns of `file` as one file that may take its place.
+
+    It keeps the schema version too: what a version's files lack is looked up when they are read.
+    """
+    with _local_file(store) as path:
+        with (
+            _naming_full_disk(store, file.table, rows, path),
+            parquet_writer(file.table, str(path), rows.schema, file.schema_version) as writer,
+        ):
+            writer.write_table(rows, TABLES[file.table].row_group_size)
+        new = _describe(file.table, file.round, rows, path)
+        new = replace(new, schema_version=file.schema_version)
+        store.put_file(new.path, path)
+    return new
+
+
 def _write_up_to(max_bytes: int, name: str, rows: pa.Table, path: Path) -> int:
     """Writes as many row groups of `rows` as fit; returns the number of rows written."""
     size = TABLES[name].row_group_size
@@ -69,22 +87,29 @@ def _write_up_to(max_bytes: int, name: str, rows: pa.Table, path: Path) -> int:
     return written
 
 
-def parquet_writer(name: str, where: str | pa.NativeFile) -> pq.ParquetWriter:
+def parquet_writer(
+    name: str,
+    where: str | pa.NativeFile,
+    schema: pa.Schema | None = None,
+    version: int = SCHEMA_VERSION,
+) -> pq.ParquetWriter:
     """A writer of conforming rows of table `name` with the encodings measured for it.
 
+    `schema` and `version` are those of today unless rows of an older version are written anew.
     pyarrow's own zstd default is level 1; its default dictionary bloats near-unique columns.
     """
     table = TABLES[name]
+    schema = table.schema if schema is None else schema
     encodings = dict.fromkeys(table.delta, "DELTA_BYTE_ARRAY")
-    for field in table.schema:
+    for field in schema:
         if pa.types.is_float32(field.type):
             encodings[field.name] = "BYTE_STREAM_SPLIT"
         elif field.type == pa.list_(pa.float32()):
             encodings[f"{field.name}.list.element"] = "BYTE_STREAM_SPLIT"
-    about = {"schema_version": str(SCHEMA_VERSION), "table": name, "grain": table.grain}
+    about = {"schema_version": str(version), "table": name, "grain": table.grain}
     return pq.ParquetWriter(
         where,
-        table.schema.with_metadata(about),
+        schema.with_metadata(about),
         compression="zstd",
         compression_level=3,
         use_dictionary=list(table.dictionary),
@@ -133,7 +158,7 @@ def _folder(name: str, number: int | None, rows: pa.Table) -> str:
     """Where a file of these rows belongs: `labels/round=17/purpose=train`."""
     parts = [name] if number is None else [name, f"round={number}"]
     column = TABLES[name].folder
-    if column is not None:
+    if column is not None and column in rows.column_names:
         values = rows.column(column).unique().to_pylist()
         if len(values) == 1 and _PLAIN.fullmatch(str(values[0])):
             parts.append(f"{column}={values[0]}")

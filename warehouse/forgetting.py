@@ -12,7 +12,8 @@ policies trained on it, which are named and stay.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from warehouse.suppression import PROMPTS, ROLLOUTS, id_hash, text_hash
 from warehouse.suppression import forgotten as forgotten_list
 from warehouse.vacuum import delete, leftover_paths
 from warehouse.verification import orphans
+
+_POLICIES = "policies"  # in the meta of the commit: [round, training run, revision] of each
 
 
 @dataclass(frozen=True)
@@ -52,11 +55,14 @@ def forget(
     by: str,
     why: str,
     dry_run: bool = False,
+    before_commit: Callable[[Traces], None] | None = None,
 ) -> Forgetting:
     """Takes the prompts out of every table and version, and lists them (hashed) as forgotten.
 
-    Raises WarehouseError for an id that no version has (unless it is forgotten already) or an
-    empty `by` or `why`, CorruptFile for a damaged file; then nothing has changed.
+    `before_commit` is told what was found while it still can be: afterwards nobody can find what
+    lies outside the tables. It may be called again when somebody publishes meanwhile.
+    Raises WarehouseError for an id that no version has (unless it is forgotten already) or an empty
+    `by` or `why`, CorruptFile for a damaged file; then nothing has changed.
     """
     wanted, by, why = {name.strip() for name in prompt_ids} - {""}, by.strip(), why.strip()
     if not wanted or not by or not why:
@@ -71,6 +77,8 @@ def forget(
         if dry_run or not search.found:
             version = None
             break
+        if before_commit is not None:
+            before_commit(search.traces)
         try:
             version = _commit(ledger, len(commits) - 1, search, by, why)
             break
@@ -115,6 +123,7 @@ def _commit(
             "why": why,
             PROMPTS: " ".join(sorted(hashes)),
             ROLLOUTS: " ".join(sorted(map(id_hash, traces.rollout_ids))),
+            _POLICIES: json.dumps(_policies(traces, ledger.commits())),
         },
     ).version
 
@@ -127,8 +136,11 @@ def _leftovers(store: Store, commits: Sequence[Commit]) -> list[str]:
 def _report(
     store: Store, commits: Sequence[Commit], search: Search, deleted: int, version: int | None
 ) -> Forgetting:
-    revisions = {c.meta.get("training_run_id"): c.meta.get("policy_revision") for c in commits}
-    policies = [(r, run, revisions.get(run) or "?") for r, run in search.traces.trainings]
+    policies = set(_policies(search.traces, commits))
+    hashes = set(map(id_hash, search.wanted))
+    for commit in commits:  # what was found before a kill is not found again
+        if commit.operation == FORGET and hashes & set(commit.meta[PROMPTS].split()):
+            policies.update((r, run, name) for r, run, name in json.loads(commit.meta[_POLICIES]))
     return Forgetting(
         traces=search.traces,
         files=len(search.found),
@@ -138,6 +150,12 @@ def _report(
         siblings=tuple(_siblings(store.root, search.traces)),
         orphans=len(orphans(store.entries(""), commits)),
     )
+
+
+def _policies(traces: Traces, commits: Sequence[Commit]) -> list[tuple[int, str, str]]:
+    """Round, training run and revision of the policies that the found trainings made."""
+    revisions = {c.meta.get("training_run_id"): c.meta.get("policy_revision") for c in commits}
+    return sorted((r, run, revisions.get(run) or "?") for r, run in traces.trainings)
 
 
 def _siblings(root: str, traces: Traces) -> list[str]:

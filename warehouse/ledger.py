@@ -108,11 +108,12 @@ class Ledger:
         names = self._store.list(_FOLDER)
         wrong = [f"{name} does not belong into the ledger" for name in names if not _number(name)]
         numbers = {int(number) for name in names if (number := _number(name))}
-        commits = []
-        for version in range(max(numbers, default=-1) + 1):
-            if version not in numbers:
-                wrong.append(f"{_name(version)} is missing; restore it from a backup")
-                continue
+        commits, expected = [], 0
+        for version in sorted(numbers):
+            if version > expected:
+                more = f", up to {_name(version - 1)}" if version > expected + 1 else ""
+                wrong.append(f"{_name(expected)} is missing{more}; restore it from a backup")
+            expected = version + 1
             try:
                 commits.append(self._decode(version, self._store.get(_name(version))))
             except CorruptFile as error:
@@ -145,6 +146,21 @@ class Ledger:
             for file in live_files(commits, replaced).values()
             if table in (None, file.table) and (rounds is None or file.round in rounds)
         ]
+
+    def written(self, as_of: int | None = None) -> dict[str, tuple[Commit, LiveFile]]:
+        """Path -> the commit that published a file's rows, and the file as it is read today.
+
+        All files up to version `as_of`, live or not; a forgotten prompt's old files are none.
+        """
+        commits = self.commits(as_of)
+        replaced = Replacements(self._known)
+        found = {}
+        for commit in commits:
+            for added in commit.add:
+                file = replaced.file(added)
+                if file is not None:
+                    found[file.path] = (commit, file)
+        return found
 
     def files_of(
         self,

@@ -7,7 +7,7 @@ One row of `commits` is one version, which is what --as-of takes. Not here: the 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import duckdb
@@ -47,13 +47,18 @@ _COLUMNS = {
 
 
 def create_ledger_views(
-    con: duckdb.DuckDBPyConnection, commits: Sequence[Commit], files: Sequence[LiveFile]
+    con: duckdb.DuckDBPyConnection,
+    commits: Sequence[Commit],
+    files: Sequence[LiveFile],
+    writers: Mapping[str, tuple[Commit, LiveFile]],
 ) -> None:
     """Creates both views from the commits up to the pinned version and the files live there.
 
+    `writers`: Ledger.written, which knows files that stand in the place of others.
+
     The rows wait as one JSON text, read when a query asks: opening a year of nights pays little.
     """
-    rows = {"commits": _commit_rows(commits), "files": _file_rows(commits, files)}
+    rows = {"commits": _commit_rows(commits), "files": _file_rows(files, writers)}
     con.execute("create schema if not exists empty")
     con.execute("create table empty.ledger (view_name varchar, body varchar)")
     for name, columns in _COLUMNS.items():
@@ -84,8 +89,9 @@ def _commit_rows(commits: Sequence[Commit]) -> list[dict[str, Any]]:
     ]
 
 
-def _file_rows(commits: Sequence[Commit], files: Sequence[LiveFile]) -> list[dict[str, Any]]:
-    versions = {file.path: commit.version for commit in commits for file in commit.add}
+def _file_rows(
+    files: Sequence[LiveFile], writers: Mapping[str, tuple[Commit, LiveFile]]
+) -> list[dict[str, Any]]:
     return [
         {
             "table_name": file.table,
@@ -95,7 +101,7 @@ def _file_rows(commits: Sequence[Commit], files: Sequence[LiveFile]) -> list[dic
             "bytes": file.bytes,
             "sha256": file.sha256,
             "schema_version": file.schema_version,
-            "version": versions.get(file.path),
+            "version": writers[file.path][0].version,
         }
         for file in files
     ]

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from warehouse.catalog import connect
-from warehouse.compaction import origins
+from warehouse.commits import origins
 from warehouse.ledger import Commit, Ledger, LiveFile
 from warehouse.store import WarehouseError, open_store
 

@@ -13,16 +13,37 @@ from typing import Any
 from warehouse.ledger import LiveFile
 from warehouse.lineage import Lineage, NotFound, Row, Trace, commit_row
 
+# Where a warehouse keeps models, and the files in which a trained one says how it was made.
+_FOLDERS = ("policies", "reward-models")
+_RECORD, _ROWS = "training.json", "training_rows.json"
+
 
 def known_revision(lineage: Lineage, start: str) -> str:
     """The one policy whose revision begins like this. Raises NotFound for none and for several."""
     known = {row["policy_revision"] for row in lineage.ask("from policy_lineage")}
     known |= {c.meta["policy_revision"] for c in lineage.commits if "policy_revision" in c.meta}
+    for folder in _FOLDERS:
+        kept = lineage.store.list(f"{folder}/{start}")
+        known |= {key.split("/")[1] for key in kept if key.endswith(f"/{_RECORD}")}
     found = sorted(revision for revision in known if revision.startswith(start))
     if len(found) != 1:
         what = "no policy or folder" if not found else f"{len(found)} policies begin with"
         raise NotFound(f"{lineage.root}: {what} {start}; policies: {', '.join(sorted(known))}")
     return found[0]
+
+
+def stored_record(lineage: Lineage, revision: str) -> tuple[Row, dict[str, list[str]]] | None:
+    """What a model that the warehouse keeps, made by no night, says of itself, and its rows' ids.
+
+    None where there is no such model, or a night made it.
+    """
+    for folder in _FOLDERS:
+        place = f"{folder}/{revision}"
+        if lineage.store.exists(f"{place}/{_RECORD}"):
+            record = json.loads(lineage.store.get(f"{place}/{_RECORD}"))
+            has_rows = lineage.store.exists(f"{place}/{_ROWS}")
+            return record, json.loads(lineage.store.get(f"{place}/{_ROWS}")) if has_rows else {}
+    return None
 
 
 def trace_policy(lineage: Lineage, revision: str) -> Trace:
@@ -66,7 +87,7 @@ def trace_record(
     made_from = record.get("made_from", {})
     version = int(made_from.get("warehouse_version", lineage.version))
     then = lineage.at(version)
-    files = then.files_with("rollouts", None, "rollout_id", wanted)
+    files = then.files_with("rollouts", record.get("rounds") or None, "rollout_id", wanted)
     found = then.rollouts(wanted)
     missing = sorted(set(wanted) - {row["rollout_id"] for row in found})
     trace: Trace = {

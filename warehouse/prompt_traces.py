@@ -20,10 +20,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from warehouse.commits import Commit, LiveFile, Replacements, files_ever, taken_files
+from warehouse.data_files import put_like
 from warehouse.ledger import CorruptFile
-from warehouse.rewriting import read_rows, write_rows
 from warehouse.store import Store, StoreError
 from warehouse.suppression import PROMPT_COLUMNS, ROLLOUT_COLUMNS
+from warehouse.verification import read_rows
 
 # Prompts first: their texts find dead letters; then rollouts: their ids find rows of the others.
 SEARCHED = (
@@ -55,7 +56,7 @@ class Search:
     """The files that hold rows of the prompts; each file is read once, however often we look."""
 
     def __init__(self, store: Store, wanted: set[str]) -> None:
-        self._store, self._wanted = store, wanted
+        self._store, self.wanted = store, wanted
         self._seen: set[str] = set()
         self._written: dict[str, LiveFile | None] = {}
         self._probes: list[str] = []
@@ -81,9 +82,7 @@ class Search:
             file = self.found[path]
             rows = read_rows(self._store, file)
             rows = rows.filter(pc.invert(self._hits(file.table, rows)))
-            self._written[path] = (
-                write_rows(self._store, file.table, file.round, rows) if rows.num_rows else None
-            )
+            self._written[path] = put_like(self._store, file, rows) if rows.num_rows else None
         return self._written[path]
 
     def _look_into(self, file: LiveFile) -> None:
@@ -108,16 +107,18 @@ class Search:
 
     def _hits(self, table: str, rows: pa.Table) -> pa.Array:
         """Which rows are of the prompts, [rows.num_rows] bool."""
-        found = pa.array([False] * rows.num_rows)
+        found = pa.array([False] * rows.num_rows, pa.bool_())
         for columns, ids in (
-            (PROMPT_COLUMNS, self._wanted),
+            (PROMPT_COLUMNS, self.wanted),
             (ROLLOUT_COLUMNS, self.traces.rollout_ids),
         ):
             for name in set(columns) & set(rows.column_names):
                 is_in = pc.is_in(rows[name], value_set=pa.array(sorted(ids), pa.string()))
                 found = pc.or_(found, is_in)
         if table == "dead_letters":
-            found = pc.or_(found, pa.array([self._quotes(row) for row in rows.to_pylist()]))
+            found = pc.or_(
+                found, pa.array([self._quotes(row) for row in rows.to_pylist()], pa.bool_())
+            )
         return found.combine_chunks() if isinstance(found, pa.ChunkedArray) else found
 
     def _quotes(self, row: dict[str, Any]) -> bool:
@@ -130,7 +131,7 @@ class Search:
         if "prompt_id" in rows.column_names:
             traces.prompt_ids.update(rows["prompt_id"].to_pylist())
         if table == "dead_letters":
-            traces.prompt_ids.update(self._wanted & set(rows["row_id"].to_pylist()))
+            traces.prompt_ids.update(self.wanted & set(rows["row_id"].to_pylist()))
         elif table == "prompts":
             traces.first_turns.update(rows["first_turn_sha256"].to_pylist())
             traces.messages += rows["messages"].to_pylist()

@@ -9,6 +9,7 @@ file (ledger.py).
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -39,6 +40,7 @@ from warehouse.suppression import forgotten, without_forgotten
 
 __all__ = ["PublishRefused", "publish", "read_staged", "write_parquet"]
 _SHOWN_ROWS = 5
+_SUSPICIOUS_SECONDS = 1800  # half the age at which vacuum may first take a file for an orphan
 _LONG_RUN = 1000
 
 
@@ -97,7 +99,10 @@ def publish(
         if not _lost_files(ledger, seen):
             raise
         return publish(root, key, tables, round=round, remove=remove, **about)
+    began = time.time()
     added = [file for name, rows in fresh.items() for file in put_rows(store, name, rows)]
+    if time.time() - began > _SUSPICIOUS_SECONDS:
+        _refuse_vacuumed(store, key, added)
     try:
         return ledger.append(key, added, remove, seen=seen, **about)
     except Conflict as error:
@@ -111,6 +116,13 @@ def publish(
 def _lost_files(ledger: Ledger, seen: int) -> bool:
     """Whether a forget or a vacuum may have deleted files of version `seen` since."""
     return any(c.operation in (FORGET, VACUUM) for c in ledger.commits()[seen + 1 :])
+
+
+def _refuse_vacuumed(store: Store, key: str, added: Sequence[LiveFile]) -> None:
+    """A process that slept for hours may find its files vacuumed as orphans (vacuum.py)."""
+    lost = [file.path for file in added if not store.exists(file.path)]
+    if lost:
+        raise Conflict(f"{key}: {lost[0]} was deleted before it was committed; run it again")
 
 
 def read_staged(paths: Sequence[Path], table: str) -> pa.Table:

@@ -81,7 +81,8 @@ def remote_dataset(store: Store, name: str, files: Sequence[LiveFile]) -> ds.Dat
     import pyarrow.dataset as ds
 
     file_system, base = store.arrow_files()
-    reader = ds.ParquetFileFormat()
+    checked = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+    reader = ds.ParquetFileFormat(default_fragment_scan_options=checked)
     fragments = [
         reader.make_fragment(
             f"{base}/{file.path}",

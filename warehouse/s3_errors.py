@@ -65,7 +65,7 @@ def status(error: Exception) -> int:
 def is_unclear(error: Exception) -> bool:
     """Whether the server may have done what was asked although this is what came back."""
     if isinstance(error, ClientError):
-        return status(error) >= 500 or code(error) == "RequestTimeout"
+        return (status(error) >= 500 and status(error) != 501) or code(error) == "RequestTimeout"
     # Also where the last attempt did not reach the server: one before it may have.
     return not isinstance(error, (*_NO_KEYS, boto.ParamValidationError))
 
@@ -86,7 +86,7 @@ def _remedy(at: S3Address, error: Exception) -> str:
             f"no usable credentials ({error}); set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
             "name a profile of ~/.aws by ?profile= or AWS_PROFILE"
         )
-    if isinstance(error, boto.HTTPClientError):
+    if isinstance(error, boto.HTTPClientError | boto.ConnectionError):
         where = at.endpoint_url or "AWS"
         return (
             f"no answer from {where} ({error}); is the endpoint_url right and the server up? "

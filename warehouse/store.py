@@ -94,7 +94,7 @@ def open_store(root: str | Path, *, read_only: bool = False) -> Store:
 
     Raises StoreError.
     """
-    if str(root).startswith("s3://"):
+    if str(root).startswith("s3:"):  # a Path makes s3:/ of it, which is no folder
         from warehouse.s3_store import open_s3_store
 
         return open_s3_store(str(root), read_only=read_only)

@@ -92,7 +92,7 @@ def without_forgotten(
 
 
 def _kept(key: str, table: str, rows: pa.Table, gone: Forgotten, renamed: set[str]) -> pa.Table:
-    is_gone = pa.array([False] * rows.num_rows)
+    is_gone = pa.array([False] * rows.num_rows, pa.bool_())
     for names, hashes, ids in (
         (PROMPT_COLUMNS, gone.prompts, renamed),
         (ROLLOUT_COLUMNS, gone.rollouts, set()),
@@ -105,6 +105,7 @@ def _kept(key: str, table: str, rows: pa.Table, gone: Forgotten, renamed: set[st
     if table == "train_use" and pc.any(pc.and_(is_gone, rows["is_used"])).as_py():
         raise TrainedOnForgotten(
             f"{key}: a prompt of these training rows was forgotten while the training ran; "
-            "nothing is published; run it again, it then trains without the prompt"
+            "nothing is published; run it again, it then trains without the prompt. The policy it "
+            "made is in no round: `roundhouse vacuum --policies` deletes it"
         )
     return rows.filter(pc.invert(is_gone))

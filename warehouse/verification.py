@@ -71,9 +71,8 @@ def verify(
     that its readable commits mention are looked at.
     """
     store = open_store(root, read_only=True)
-    entries = store.entries(
-        ""
-    )  # before the ledger: a file that is newer cannot look like an orphan
+    # Before the ledger: a file that is committed meanwhile must not look like an orphan.
+    entries = store.entries("")
     ledger = Ledger(store)
     commits, wrong = ledger.damage()
     problems = [Problem(*_split(line)) for line in wrong]
@@ -96,7 +95,8 @@ def verify(
         rows=sum(file.rows for file in files),
         bytes=sum(file.bytes for file in files),
         problems=tuple(problems),
-        orphans=tuple(orphans(entries, commits)),
+        # A lost commit would make orphans of all its files.
+        orphans=() if wrong else tuple(orphans(entries, commits)),
     )
 
 
@@ -136,26 +136,6 @@ def verify_files(store: Store, files: Sequence[LiveFile]) -> None:
         raise CorruptFile(f"{shown}; restore it from a backup (`roundhouse verify` lists all)")
 
 
-def verify_tables(
-    root: str | Path,
-    tables: Iterable[str],
-    rounds: Sequence[int | None] | None = None,
-    as_of: int | None = None,
-) -> None:
-    """Verifies the files of these tables and rounds (None: all), before a query reads them.
-
-    Tables that are not by round are verified whole. Raises CorruptFile.
-    """
-    store = open_store(root, read_only=True)
-    wanted = set(tables)
-    files = [
-        file
-        for file in Ledger(store).files(as_of)
-        if file.table in wanted and (rounds is None or file.round is None or file.round in rounds)
-    ]
-    verify_files(store, files)
-
-
 def read_verified(store: Store, file: LiveFile) -> bytes:
     """The bytes of `file`, fetched once and held against the ledger. Raises CorruptFile."""
     try:
@@ -166,6 +146,14 @@ def read_verified(store: Store, file: LiveFile) -> bytes:
     if problem is not None:
         raise CorruptFile(f"{store.root}/{file.path}: {problem.kind}: {problem.detail}")
     return data
+
+
+def read_rows(store: Store, file: LiveFile) -> pa.Table:
+    """All rows of `file` with the columns it has, by evidence: damage is never copied.
+
+    Raises CorruptFile naming it.
+    """
+    return pq.ParquetFile(pa.BufferReader(read_verified(store, file))).read()
 
 
 def check_file(store: Store, file: LiveFile) -> Problem | None:

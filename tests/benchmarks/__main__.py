@@ -20,6 +20,7 @@ BENCHMARKS = {
     "remote_judge": "calls/s of a remote judge's engine against its slots, at a faulty endpoint",
     "local_judge": "rows/s of a judge on vLLM by score tokens against the same judge writing JSON",
     "ppo_update": "one PPO update over a stored round against TRL 1.12's and against bare passes",
+    "warehouse": "10 and 100 million labels read, publishing against pyarrow (12 GB, made once)",
     "learning": "three seeds of the demo: toxicity, length, diversity, KL, wall time (minutes)",
 }
 

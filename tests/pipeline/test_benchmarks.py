@@ -21,7 +21,7 @@ def python(*words: str) -> subprocess.CompletedProcess[str]:
 def test_every_name_is_a_module():
     assert list(BENCHMARKS) == [
         *("rollouts", "labels", "onnx_backend", "overhead", "remote_judge", "local_judge"),
-        *("ppo_update", "learning"),
+        *("ppo_update", "warehouse", "learning"),
     ]
     for name in BENCHMARKS:
         assert importlib.util.find_spec(f"tests.benchmarks.{name}") is not None

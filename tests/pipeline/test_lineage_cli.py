@@ -14,6 +14,7 @@ from tests.warehouse.test_lineage import two_nights
 from training.revision import policy_revision
 from warehouse.lineage import NotFound
 from warehouse.publish import publish
+from warehouse.store import open_store
 
 run = CliRunner()
 
@@ -120,6 +121,19 @@ def test_a_folder_that_no_night_made_says_itself_how(root: str, tmp_path: Path) 
     assert (found["policy"]["made_by"], found["config"]) == ("dpo", {"beta": 0.1})
     assert [row["rollout_id"] for row in found["rows"]] == ["0-t1-0", "0-t1-1"]
     assert found["base"]["made_by"] == "round=0/training"
+
+
+def test_a_model_that_the_warehouse_keeps_is_found_by_its_revision(tmp_path: Path) -> None:
+    two_nights(tmp_path)
+    store = open_store(tmp_path)
+    record = {"method": "reward", "policy_revision_in": "policy-0", "rounds": [0]}
+    store.put("reward-models/feedbeef/training.json", json.dumps(record).encode())
+    ids = json.dumps({"chosen_id": ["0-t1-1"], "rejected_id": ["0-t1-0"]}).encode()
+    store.put("reward-models/feedbeef/training_rows.json", ids)
+    found = json.loads(ask(str(tmp_path), "--policy", "feed", "--format", "json"))
+    assert found["policy"] == {"policy_revision": "feedbeef", "made_by": "reward"}
+    assert [row["rollout_id"] for row in found["rows"]] == ["0-t1-0", "0-t1-1"]
+    assert [row["commit"] for row in found["read"]] == ["round=0/train-rollouts"]
 
 
 def test_a_folder_without_weights_is_named(root: str, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ def root(tmp_path):
     for number in (0, 1):
         rows = [
             rollout(number, "t1", k, purpose="train", policy_revision="p", dtype="float32",
-                    logprobs_mode="processed_logprobs", tokenizer_sha256="t", temperature=1.0,
+                    logprobs_mode="raw_logprobs", tokenizer_sha256="t", temperature=1.0,
                     top_p=1.0, top_k=0)
             for k in (0, 1)
         ]  # fmt: skip

@@ -56,7 +56,7 @@ class Seen:
 class Fault:
     """Does `kind` to `times` requests of `method` whose path matches `path`, after `skip` others.
 
-    An empty method or path matches all.
+    An empty method or path matches all. `every_other`: each request fails once, its retry does not.
     """
 
     kind: Kind
@@ -64,6 +64,7 @@ class Fault:
     path: str = ""
     times: int = 1
     skip: int = 0
+    every_other: bool = False
     done: int = 0
 
     def strikes(self, method: str, path: str) -> bool:
@@ -75,6 +76,7 @@ class Fault:
         if self.done >= self.times:
             return False
         self.done += 1
+        self.skip = int(self.every_other)
         return True
 
 
@@ -87,6 +89,8 @@ class FaultyS3:
     delay: float = 1.0  # seconds of `slow`; the client under test must be less patient
     seen: list[Seen] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
+    refusal: tuple[int, str] | None = None  # status and code of every answer
+    dropped: set[str] = field(default_factory=set)  # headers that the server never sees
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def plan(self, kind: Kind, method: str = "", path: str = "", **more: int) -> Fault:
@@ -99,6 +103,11 @@ class FaultyS3:
         """Forgets the plan and what was seen."""
         self.faults.clear()
         self.seen.clear()
+        self.refusal, self.dropped = None, set()
+
+    def refuse(self, status: int, code: str) -> None:
+        """Answers everything with this error."""
+        self.refusal = (status, code)
 
     def methods(self, path: str = "") -> list[str]:
         """The methods of the requests whose path matches, in order."""
@@ -139,6 +148,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._cut()
             return
         body = self._body()
+        if self.proxy.refusal is not None:
+            self._refuse(*self.proxy.refusal)
+            return
         if kind is None or kind in ("flip", "cut body") or kind.startswith("done"):
             status, headers, answer = self._forward(body)
         if kind in ("slow", "done, then slow"):
@@ -149,7 +161,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(*_CODES[kind])
         else:
             if kind == "flip" and answer:
-                answer = answer[:-1] + bytes([answer[-1] ^ 1])
+                middle = len(answer) // 2
+                wrong = bytes([answer[middle] ^ 1])
+                answer = answer[:middle] + wrong + answer[middle + 1 :]
             self._answer(status, headers, answer, cut=kind == "cut body")
 
     def _body(self) -> bytes:
@@ -165,7 +179,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _forward(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
         to = urlsplit(self.proxy.upstream)
         connection = http.client.HTTPConnection(str(to.hostname), to.port)
-        headers = {k: v for k, v in self.headers.items() if k.lower() not in _DROPPED}
+        dropped = _DROPPED | self.proxy.dropped
+        headers = {k: v for k, v in self.headers.items() if k.lower() not in dropped}
         connection.request(self.command, self.path, body=body, headers=headers)
         response = connection.getresponse()
         answer = response.read()

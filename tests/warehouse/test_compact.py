@@ -111,7 +111,7 @@ def test_old_files_go_with_a_vacuum_and_the_prompt_with_a_forget(warehouse: Path
 
 def test_large_files_stay_apart(warehouse: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     amend(warehouse)
-    monkeypatch.setattr(compaction, "LARGEST_FILE", 100)
+    monkeypatch.setattr(compaction, "MAX_BYTES", 100)
     assert compact(warehouse) == []
 
 

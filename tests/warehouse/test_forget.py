@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from tests.warehouse.builder import (
     rollout,
     small_warehouse,
 )
+from tests.warehouse.test_schema_versions import OLD
 from tests.warehouse.test_vacuum import keys
 from warehouse.catalog import connect, read_table
 from warehouse.commits import FORGET
@@ -160,6 +162,8 @@ def test_the_report_names_what_it_found_and_cannot_reach(warehouse: Path, tmp_pa
         plan.policies, plan.siblings, plan.traces.rows,
     )  # fmt: skip
     assert done.deleted == done.files > 5
+    again = forget(root, ["jane"], **SAY)  # nothing is found any more, what was is remembered
+    assert (again.version, again.policies) == (None, plan.policies)
 
 
 def test_the_ledger_remembers_who_and_why_but_no_id(warehouse: Path) -> None:
@@ -183,6 +187,26 @@ def test_a_file_of_nothing_else_is_dropped(warehouse: Path) -> None:
     key = "round=0/rewards"
     assert read_table(warehouse, "rewards", keys=[key]).num_rows == 0
     assert connect(warehouse).sql("select * from toxicity_by_round").fetchall()
+
+
+def test_views_and_lineage_of_the_ledger_know_the_new_files(warehouse: Path) -> None:
+    from warehouse.lineage import Lineage
+    from warehouse.lineage_rows import trace_file
+
+    key = "round=1/eval-labels/meter@r1"
+    forget(warehouse, ["p1"], **SAY)
+    (file,) = Ledger(open_store(warehouse)).files_of([key], table="labels")
+    versions = connect(warehouse).sql(
+        "select version from files where path = $p", params={"p": file.path}
+    )
+    commit = Ledger(open_store(warehouse)).find(key)
+    assert commit is not None
+    assert versions.fetchall() == [(commit.version,)]
+    trace = trace_file(Lineage(warehouse), file.path)
+    assert [row["label_id"] for row in trace["rows"]] == [
+        "1-p2-0/meter/r1/0/1",
+        "1-p2-1/meter/r1/0/1",
+    ]
 
 
 def test_forgetting_one_after_the_other_and_all_at_once_are_the_same(
@@ -250,6 +274,19 @@ def test_a_damaged_file_stops_it_before_the_commit(warehouse: Path) -> None:
     with pytest.raises(CorruptFile, match=file.path):
         forget(warehouse, ["t1"], **SAY)
     assert Ledger(open_store(warehouse)).head() == head
+
+
+def test_files_of_an_older_schema_version_keep_their_columns(tmp_path: Path) -> None:
+    """They lack what is looked up elsewhere for such files: the purpose of a label."""
+    old = Path(shutil.copytree(OLD, tmp_path / "old"))
+    query = "select purpose, count(*) from labels where prompt_id <> 'p1' group by all order by all"
+    before = connect(old).sql(query).fetchall()
+    forget(old, ["p1"], **SAY)
+    files = Ledger(open_store(old)).files()
+    assert {file.schema_version for file in files} == {1}
+    assert connect(old).sql(query).fetchall() == before
+    assert connect(old).sql("select * from labels where prompt_id = 'p1'").fetchall() == []
+    assert verify(old, all_versions=True).problems == ()
 
 
 # Coming back

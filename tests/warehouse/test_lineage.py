@@ -25,7 +25,12 @@ from warehouse.compaction import compact
 from warehouse.ledger import Ledger
 from warehouse.lineage import Lineage, NotFound, trace_round
 from warehouse.lineage_numbers import trace_number
-from warehouse.lineage_policies import known_revision, trace_policy, trace_record
+from warehouse.lineage_policies import (
+    known_revision,
+    stored_record,
+    trace_policy,
+    trace_record,
+)
 from warehouse.lineage_rows import trace_file, trace_label, trace_rollout
 from warehouse.publish import publish
 from warehouse.schemas import table_from_rows
@@ -362,6 +367,24 @@ def test_a_model_of_its_own_record_leads_to_its_rows(nights: Lineage) -> None:
     assert "not in this warehouse" not in found
     elsewhere = trace_record(nights, "mine", record, {"rollout_id": ["0-t1-1", "gone"]})
     assert elsewhere["not in this warehouse"] == [{"rollout_id": "gone"}]
+
+
+def test_a_model_kept_in_the_warehouse_says_how_it_was_made(store_root: str) -> None:
+    publish_rows(store_root, "prompts", prompts=[prompt("p1")])
+    store = open_store(store_root)
+    for folder, revision in (("policies", "cafe-dpo"), ("reward-models", "cafe-reward")):
+        record = json.dumps({"method": revision}).encode()
+        store.put(f"{folder}/{revision}/training.json", record)
+    store.put("reward-models/cafe-reward/training_rows.json", b'{"chosen_id": ["x"]}')
+    lineage = Lineage(store_root)
+    assert known_revision(lineage, "cafe-r") == "cafe-reward"
+    assert stored_record(lineage, "cafe-reward") == (
+        *({"method": "cafe-reward"}, {"chosen_id": ["x"]}),
+    )
+    assert stored_record(lineage, "cafe-dpo") == ({"method": "cafe-dpo"}, {})
+    assert stored_record(lineage, "cafe") is None
+    with pytest.raises(NotFound, match="2 policies begin with cafe"):
+        known_revision(lineage, "cafe")
 
 
 # The views

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests.warehouse.builder import label, publish_rows, rollout, small_warehouse
+from warehouse import publish as published
 from warehouse.catalog import connect, read_table
-from warehouse.ledger import Ledger, Vacuumed
+from warehouse.folder_store import FolderStore
+from warehouse.ledger import Conflict, Ledger, Vacuumed
 from warehouse.publish import publish
 from warehouse.schemas import table_from_rows
 from warehouse.store import WarehouseError, open_store
@@ -218,6 +220,26 @@ for number in range(20, 32):
     assert verify(warehouse).problems == ()
     rounds = read_table(warehouse, "rollouts")["round"].to_pylist()
     assert set(range(20, 32)) <= set(rounds)
+
+
+def test_a_publish_that_slept_through_a_vacuum_does_not_commit(
+    warehouse: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A laptop that was shut between the files and their commit, and a vacuum beside it."""
+    monkeypatch.setattr(published, "_SUSPICIOUS_SECONDS", -1)
+    put_file, head = FolderStore.put_file, Ledger(open_store(warehouse)).head()
+
+    def sleeps(self: FolderStore, key: str, path: Path) -> None:
+        put_file(self, key, path)
+        vacuum(warehouse, now=TOMORROW)
+
+    monkeypatch.setattr(FolderStore, "put_file", sleeps)
+    with pytest.raises(Conflict, match="was deleted before it was committed"):
+        publish_rows(warehouse, "late", 7, rollouts=[rollout(7, "p1")])
+    assert Ledger(open_store(warehouse)).head() == head
+    monkeypatch.setattr(FolderStore, "put_file", put_file)
+    publish_rows(warehouse, "late", 7, rollouts=[rollout(7, "p1")])
+    assert verify(warehouse).problems == ()
 
 
 def test_rows_published_after_a_vacuum_can_be_removed_and_vacuumed_again(warehouse: Path) -> None:

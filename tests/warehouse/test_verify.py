@@ -14,7 +14,7 @@ from tests.warehouse.builder import small_warehouse
 from warehouse.catalog import read_table
 from warehouse.ledger import CorruptFile, Ledger, LiveFile
 from warehouse.store import Store, WarehouseError, open_store
-from warehouse.verification import verify, verify_files, verify_tables
+from warehouse.verification import verify, verify_files
 
 
 def a_file(root: str, table: str = "labels", round: int = 0) -> LiveFile:
@@ -141,17 +141,6 @@ def test_reading_with_evidence_refuses_a_flipped_bit_anywhere(store_root: str) -
     with pytest.raises(CorruptFile, match=f"{file.path}: damaged"):
         read_table(store_root, "rollouts", rounds=[1], columns=columns, verified=True)
     read_table(store_root, "rollouts", rounds=[0], columns=columns, verified=True)
-
-
-def test_files_of_a_query_are_verified_before_it_runs(warehouse: Path) -> None:
-    file = a_file(str(warehouse), "rollouts", 0)
-    flip_bit(open_store(warehouse), file)
-    with pytest.raises(CorruptFile, match=file.path):
-        verify_tables(warehouse, ["prompts", "rollouts"])
-    with pytest.raises(CorruptFile, match=file.path):
-        verify_tables(warehouse, ["rollouts"], rounds=[0])
-    verify_tables(warehouse, ["rollouts"], rounds=[1])
-    verify_tables(warehouse, ["prompts", "labels"])
 
 
 def test_every_damaged_file_is_in_the_error(warehouse: Path) -> None:
