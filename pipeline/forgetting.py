@@ -84,8 +84,8 @@ def _unreachable(root: str, done: Forgetting) -> list[str]:
     if done.siblings:
         shown = ", ".join(done.siblings[:5]) + (", ..." if len(done.siblings) > 5 else "")
         lines.append(
-            f"{len(done.siblings)} other prompts begin with the same human turn: {shown}; forget "
-            "them too if they are meant"
+            f"other prompts that begin with the same human turn, {len(done.siblings)}: {shown}; "
+            "forget them too if they are meant"
         )
     if done.orphans:
         lines.append(

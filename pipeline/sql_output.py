@@ -49,30 +49,35 @@ class Queries:
         """The result of `work`. Raises what it raises, and QueryCancelled after Ctrl-C."""
         results: list[_Result] = []
         errors: list[BaseException] = []
+        # Not Thread.join: interrupted, it takes a running thread for a finished one (Python 3.11).
+        done = threading.Event()
 
         def run() -> None:
             try:
                 results.append(work())
             except BaseException as error:  # noqa: BLE001 (handed to the caller, below)
                 errors.append(error)
+            finally:
+                done.set()
 
-        thread = threading.Thread(target=run, daemon=True)
-        thread.start()
+        threading.Thread(target=run, daemon=True).start()
         try:
-            thread.join()
+            done.wait()
         except KeyboardInterrupt:
             # Again and again: an interrupt before the query has begun is forgotten by then. And
             # whatever came back, a stream that was interrupted may look as if it had ended.
-            while thread.is_alive():
+            while not done.is_set():
                 self.con.interrupt()
-                thread.join(0.05)
+                done.wait(0.05)
             raise QueryCancelled from None
         if errors:
             raise errors[0]
         return results[0]
 
     def batches(self, relation: duckdb.DuckDBPyRelation) -> Iterator[pa.RecordBatch]:
-        """The rows of `relation`, some thousand at a time."""
+        """The rows of `relation`, some thousand at a time. Raises what DuckDB raises."""
+        import duckdb
+
         reader = self.call(lambda: relation.to_arrow_reader(_BATCH_ROWS))
         try:
             while True:
@@ -80,6 +85,8 @@ class Queries:
                     batch = self.call(reader.read_next_batch)
                 except StopIteration:
                     return
+                except OSError as error:  # as pyarrow passes on an error of the query
+                    raise duckdb.Error(str(error)) from error
                 if batch.num_rows:
                     yield batch
         finally:
@@ -132,7 +139,8 @@ def answer_text(
     else:
         from pipeline.sql_table import table_text
 
-        yield table_text(queries, relation, is_long=style == "long", is_terminal=is_terminal)
+        text = table_text(queries, relation, is_long=style == "long", is_terminal=is_terminal)
+        yield from text.splitlines(keepends=True)
 
 
 def _csv(queries: Queries, relation: duckdb.DuckDBPyRelation) -> Iterator[str]:

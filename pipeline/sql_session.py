@@ -126,9 +126,9 @@ class Session:
                 f"from duckdb_columns() where table_name = {quote(name)} and schema_name = 'main' "
                 "order by column_index"
             )
-        sql = load_query(name)
+        sql = _question(name)
         answer = self.con.sql(sql, params={"rollout": ""} if "$rollout" in sql else None)
-        known = load_descriptions().of(name, answer.columns)
+        known = load_descriptions(with_questions=True).of(name, answer.columns)
         rows = ", ".join(
             f"({place}, {quote(column)}, {quote(str(kind))}, {_literal(known.get(column))})"
             for place, (column, kind) in enumerate(zip(answer.columns, answer.types, strict=True))
@@ -148,8 +148,15 @@ class Session:
             return f"{name}: {table.grain}\nkey: {', '.join(table.key)}"
         if name in self.views and name not in query_names():
             return f"{name}: {self.views[name]}"
-        first, *more = _header(load_query(name))
+        first, *more = _header(_question(name))
         return "\n".join([f"{name}: {first}", *textwrap.wrap(" ".join(more), 100)])
+
+
+def _question(name: str) -> str:
+    """The SQL of the mart or question `name`. Raises WarehouseError."""
+    if name not in query_names():
+        raise WarehouseError(f"{name}: no such table, mart or question")
+    return load_query(name)
 
 
 def _header(sql: str) -> list[str]:

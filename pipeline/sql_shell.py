@@ -78,13 +78,13 @@ class Shell:
         while True:
             try:
                 text = prompt.prompt("roundhouse> ").strip()
+                if text in (".quit", ".exit"):
+                    return
+                self.take(text)
             except KeyboardInterrupt:
                 continue
             except EOFError:
                 return
-            if text in (".quit", ".exit"):
-                return
-            self.take(text)
 
     def take(self, text: str) -> None:
         """One statement or command; what goes wrong is said, and the session goes on."""

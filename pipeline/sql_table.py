@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _WIDE = 200  # off a terminal, as in console.py
 _SHOWN_ROWS = 200
+_SHOWN_RECORDS = 20
+_RULE = 64
 _SHOWN_ITEMS = 6
 _SHOWN_LETTERS = 400
 _NARROW = 24  # a column of text that is broken into less than this is no pleasure to read
@@ -32,24 +34,30 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 def table_text(
     queries: Queries, relation: duckdb.DuckDBPyRelation, *, is_long: bool, is_terminal: bool
 ) -> str:
-    """The rows of `relation` as text; on a terminal the first 200, fitted to its width."""
+    """The rows of `relation` as text; on a terminal the first ones, fitted to its width.
+
+    Asked for (`is_long`), or where a table would be too wide, every value has a line of its own.
+    """
     wanted = relation.limit(_SHOWN_ROWS + 1) if is_terminal else relation
     rows = queries.call(wanted.fetchall)
     if relation.columns == ["explain_key", "explain_value"]:
         return "".join(f"{plan}\n" for _, plan in rows)
-    is_cut = is_terminal and len(rows) > _SHOWN_ROWS
     cells = [[_cell(value, is_terminal and not is_long) for value in row] for row in rows]
-    if is_cut:
-        cells.pop()
     width = shutil.get_terminal_size().columns if is_terminal else _WIDE
     widths = _widths(relation.columns, cells)
-    if is_long or sum(min(w, _NARROW) + 2 for w in widths) > width:
-        text = _records(relation.columns, cells, width if is_terminal else None)
+    is_long = is_long or sum(min(w, _NARROW) + 2 for w in widths) > width
+    most = len(cells)
+    if is_terminal:
+        most = _SHOWN_RECORDS if is_long else _SHOWN_ROWS
+    shown = cells[:most]
+    if is_long:
+        text = _records(relation.columns, shown, width if is_terminal else None)
     else:
-        text = _aligned(relation.columns, cells, rows, width)
-    count = f"{len(cells)} row{'' if len(cells) == 1 else 's'}"
-    more = f"the first {count}; --format csv, or a file, has all"
-    return f"{text}({more if is_cut else count})\n"
+        text = _aligned(relation.columns, shown, rows, width)
+    count = f"{len(shown)} row{'' if len(shown) == 1 else 's'}"
+    if len(cells) > most:
+        count = f"the first {count}; --format csv, or a file, has all"
+    return f"{text}({count})\n"
 
 
 def _cell(value: Any, is_cut: bool) -> str:
@@ -125,7 +133,7 @@ def _records(
     margin = min(max(map(len, columns), default=0), 28)
     lines = []
     for number, row in enumerate(cells, start=1):
-        lines.append(f"-- {number} " + "-" * 60)
+        lines.append(f"-- {number} ".ljust(min(width or _RULE, _RULE), "-"))
         for name, cell in zip(columns, row, strict=True):
             parts = cell.split("\n")
             if width is not None:

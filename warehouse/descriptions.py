@@ -1,4 +1,4 @@
-"""What every column holds, in words: the sentences of descriptions.yaml, one per column.
+"""What every column holds, in words: the sentences of two YAML files, one per column.
 
 Not here: what a row is (schemas.py for tables, the first comment of its query for a mart), and how
 the sentences reach the views (catalog.py).
@@ -14,13 +14,21 @@ _EVERYWHERE = "everywhere"
 _SAME_AS = "same_as"
 
 
-def load_descriptions() -> Descriptions:
-    """The sentences that come with Roundhouse."""
+def load_descriptions(*, with_questions: bool = False) -> Descriptions:
+    """The sentences on tables, marts and the ledger, or also on the audit questions."""
+    sections = _load("descriptions.yaml")
+    if with_questions:
+        sections["questions"] = _load("question_descriptions.yaml")
+    return Descriptions(sections)
+
+
+def _load(name: str) -> dict[str, Any]:
     import yaml
 
-    text = (resource_files("warehouse") / "descriptions.yaml").read_text(encoding="utf-8")
+    text = (resource_files("warehouse") / name).read_text(encoding="utf-8")
     # The loader in C, where libyaml is there: a tenth of the time.
-    return Descriptions(yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+    sections: dict[str, Any] = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    return sections
 
 
 class Descriptions:

@@ -138,14 +138,21 @@ class Ledger:
 
         Raises Vacuumed for a version that has lost files to a vacuum.
         """
+        return [
+            file
+            for file in self.snapshot(as_of)[1]
+            if table in (None, file.table) and (rounds is None or file.round in rounds)
+        ]
+
+    def snapshot(self, as_of: int | None = None) -> tuple[list[Commit], list[LiveFile]]:
+        """The commits up to version `as_of` and the files live there, from one look at the store.
+
+        Raises Vacuumed for a version that has lost files to a vacuum.
+        """
         commits = self.commits(as_of)
         replaced = Replacements(self._known)
         self._refuse_vacuumed(len(commits) - 1, replaced)
-        return [
-            file
-            for file in live_files(commits, replaced).values()
-            if table in (None, file.table) and (rounds is None or file.round in rounds)
-        ]
+        return commits, list(live_files(commits, replaced).values())
 
     def written(self, as_of: int | None = None) -> dict[str, tuple[Commit, LiveFile]]:
         """Path -> the commit that published a file's rows, and the file as it is read today.

@@ -65,7 +65,9 @@ def status(error: Exception) -> int:
 def is_unclear(error: Exception) -> bool:
     """Whether the server may have done what was asked although this is what came back."""
     if isinstance(error, ClientError):
-        return (status(error) >= 500 and status(error) != 501) or code(error) == "RequestTimeout"
+        server_failed = status(error) >= 500 and status(error) != 501
+        # NoSuchUpload: an upload in parts that was completed, and whose answer was lost.
+        return server_failed or code(error) in ("RequestTimeout", "NoSuchUpload")
     # Also where the last attempt did not reach the server: one before it may have.
     return not isinstance(error, (*_NO_KEYS, boto.ParamValidationError))
 

@@ -88,9 +88,9 @@ class S3Store:
 
     def get_file(self, key: str, path: Path) -> None:
         """Writes the bytes under `key` to the local file `path`. Raises MissingObject."""
-        self._try(
-            key, lambda: self._client.download_file(self._at.bucket, self._key(key), str(path))
-        )
+        place = (self._at.bucket, self._key(key), str(path))
+        extra = {"ChecksumMode": "ENABLED"}
+        self._try(key, lambda: self._client.download_file(*place, ExtraArgs=extra))
 
     def open(self, key: str, size: int | None = None) -> pa.NativeFile:
         """`key` for reading at any place; a known `size` in bytes spares a request.
@@ -139,6 +139,7 @@ class S3Store:
         self._try(
             key, lambda: self._client.delete_object(Bucket=self._at.bucket, Key=self._key(key))
         )
+        self._etags.pop(key, None)
 
     def local_path(self, key: str) -> None:
         """None: what lies on S3 has to be fetched."""
@@ -190,6 +191,7 @@ class S3Store:
         return self._at.prefix + key
 
     def _create(self, key: str, upload: s3_upload.Upload) -> None:
+        self.probe()  # also for who has opened it to read
         if not self._put_once(key, upload):
             raise AlreadyExists(f"{self._at}: {key} is there already")
 

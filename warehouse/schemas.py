@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-# 2: labels.is_cached, .is_consistent; rounds.decided_*. 3: labels.purpose
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 3  # 2: labels.is_cached, .is_consistent; rounds.decided_*. 3: labels.purpose
 
 _TERM = pa.struct(
     [("labeler", pa.string()), ("label_id", pa.string())]
@@ -51,9 +50,8 @@ class Table:
     """One table of the warehouse.
 
     `dictionary` names the columns worth a dictionary encoding (few distinct values);
-    `delta` the near-unique, sorted strings stored as DELTA_BYTE_ARRAY. `folder` names a column that
-    is the same all over a file as a rule: then its value stands in the path, so that who asks for
-    another need not open the file.
+    `delta` the near-unique, sorted strings stored as DELTA_BYTE_ARRAY. The value of `folder` stands
+    in the path of a file that has but one: who asks for another need not open it.
     """
 
     name: str

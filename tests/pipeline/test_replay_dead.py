@@ -75,6 +75,8 @@ def test_failed_labels_are_mended_and_the_others_are_not_asked(tmp_path: Path, j
         assert new["label_key"] == old["label_key"]
         assert new["label_id"] == label_id(new["label_key"], 1)
         assert new["score_raw"] == 4.0
+    work = sql(tmp_path, f"select labeler, made from stage_throughput where version > {before}")
+    assert [(row["labeler"], row["made"]) for row in work] == [("api", 2), ("metric", 2)]
 
 
 def test_every_reader_finds_the_round_whole_and_as_of_the_state_before(

@@ -203,6 +203,19 @@ def test_conflicts_are_tried_again_and_end(
         store.put("other", b"1")
 
 
+@pytest.mark.parametrize("kind", ["error 503", "cut before", "cut body", "flip"])
+def test_a_file_comes_down_whole_whatever_fails_once(
+    place, proxy: FaultyS3, tmp_path: Path, kind
+) -> None:
+    store = open_store(place("night"))
+    store.put("key", b"0123456789")
+    fault = proxy.plan(kind, "GET", "/key$")
+    store.get_file("key", tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == b"0123456789"
+    assert store.get_many(["key", "key"]) == [b"0123456789"] * 2
+    assert fault.done == 1
+
+
 @pytest.mark.parametrize("kind", ["cut body", "flip"])
 def test_a_download_that_never_comes_whole_is_an_error(place, proxy: FaultyS3, kind) -> None:
     store = open_store(place("night"))
