@@ -53,7 +53,8 @@ def connect(
     Raises StoreError when there is no such folder, WarehouseError for an unknown version.
     """
     store = open_store(root, read_only=True)
-    commits, files = Ledger(store).snapshot(as_of)
+    ledger = Ledger(store)
+    commits, files = ledger.snapshot(as_of)
     by_table: dict[str, list[LiveFile]] = {name: [] for name in TABLES}
     for file in files:
         is_wanted = rounds is None or file.round in rounds or not TABLES[file.table].by_round
