@@ -13,72 +13,19 @@ from typer.testing import CliRunner
 from pipeline.cli import app
 from pipeline.config import ConfigError
 from pipeline.import_options import ImportOptions, parse_options
-from pipeline.openai_jsonl import parse_line
-from pipeline.prompts import MalformedPrompt, first_turn_sha256, is_holdout
 from pipeline.scored_import import import_scored
 from pipeline.trl_completions import read_completions
 from tests.pipeline.judged import sql
+from tests.pipeline.scored_files import completions, digest, heads, lines, questions, sampled, turn
 from tests.warehouse.builder import label, prompt, publish_rows, reward, rollout, round_row
 from training.config import TrainingConfig
 from training.dataset import EmptyRound, TrainingError, trainable_rows
 from training.preference_export import export_rows
 from training.preference_rows import dpo_rows, kto_rows, sft_rows
 from training.preferences import Selection
-from warehouse.ledger import Ledger
 from warehouse.report import write_report
-from warehouse.store import open_store
 
 TRL = ImportOptions("trl", "trl", holdout=0.5)
-OPENAI = ImportOptions("openai", "openai", holdout=0.5)
-
-
-def questions(side: str, count: int) -> list[str]:
-    """Questions that a hold-out share of one half puts on this side."""
-    asked = (f"What is {n}?" for n in range(200))
-    return [q for q in asked if is_holdout(digest(q), 0.5) == (side == "holdout")][:count]
-
-
-def digest(question: str) -> str:
-    return first_turn_sha256([{"role": "user", "content": question}])
-
-
-def turn(role: str, content: object) -> list[dict[str, object]]:
-    return [{"role": role, "content": content}]
-
-
-def completions(path: Path, rows: list[dict[str, object]]) -> Path:
-    """A file as TRL 1.16 writes it (GRPOTrainer.log): a pandas frame, `to_parquet`."""
-    pd.DataFrame(rows).to_parquet(path)
-    return path
-
-
-def sampled(question: str, answer: str, **columns: object) -> dict[str, object]:
-    """One row of a conversational GRPO run."""
-    row = {"step": 5, "prompt": turn("user", question), "completion": turn("assistant", answer)}
-    return row | columns | {"advantage": 0.1}
-
-
-def lines(path: Path, *rows: object) -> Path:
-    path.write_bytes(
-        b"".join((r if isinstance(r, bytes) else json.dumps(r).encode()) + b"\n" for r in rows)
-    )
-    return path
-
-
-def chat(question: str, answer: str, **keys: object) -> dict[str, object]:
-    return {"messages": turn("user", question) + turn("assistant", answer)} | keys
-
-
-def preference(question: str, better: str, worse: str) -> dict[str, object]:
-    return {
-        "input": {"messages": turn("user", question), "tools": [], "parallel_tool_calls": True},
-        "preferred_output": turn("assistant", better),
-        "non_preferred_output": turn("assistant", worse),
-    }
-
-
-def heads(root: Path) -> list[str]:
-    return [commit.key for commit in Ledger(open_store(root)).commits()]
 
 
 @pytest.fixture
@@ -352,78 +299,6 @@ def test_a_file_that_is_no_completions_file_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="no such file"):
         import_scored(tmp_path / "w", [tmp_path / "absent"], TRL)
     assert heads(tmp_path / "w") == []
-
-
-def test_openai_lines_of_both_kinds(tmp_path):
-    one, two, three = questions("train", 3)
-    path = lines(
-        tmp_path / "lines.jsonl",
-        chat(one, "Good.", score=0.9, model="gpt-x"),
-        chat(one, "Bad.", score={"helpful": 0.1, "harmless": 0.5}),
-        chat(two, "Shown."),
-        chat(two, "Not for training.", weight=0),
-        preference(three, "Yes.", "No."),
-        b"{",
-        {"prompt": "x"},
-    )
-    (done,) = import_scored(tmp_path / "w", [path], OPENAI).files
-    assert (done.train, done.labels, done.pairs, len(done.problems)) == (4, 3, 1, 2)
-    rewards = sql(
-        tmp_path / "w",
-        "select completion, reward, excluded_reason, policy_revision from rewards "
-        "join rollouts using (rollout_id) order by completion",
-    )
-    assert [tuple(row.values()) for row in rewards] == [
-        ("Bad.", pytest.approx(0.6), None, "unknown"),
-        ("Good.", pytest.approx(0.9), None, "gpt-x"),
-        ("Not for training.", None, "its file gives it weight 0", "unknown"),
-        ("Shown.", 1.0, None, "unknown"),
-    ]
-    assert [row["completion"] for row in sql(tmp_path / "w", "select completion from rollouts "
-            "where not exists (from rewards where rewards.rollout_id = rollouts.rollout_id) "
-            "order by 1")] == ["No.", "Yes."]  # fmt: skip
-    (pair,) = dpo_rows(tmp_path / "w", Selection(margin=0.0, pairs="gold/openai")).to_pylist()
-    assert (pair["chosen"][0]["content"], pair["rejected"][0]["content"]) == ("Yes.", "No.")
-    shown = sft_rows(tmp_path / "w", Selection(imported="openai")).to_pylist()
-    assert sorted(row["completion"][0]["content"] for row in shown) == ["Good.", "Shown."]
-    dead = sql(tmp_path / "w", "select stage, row_id, message from dead_letters order by row_id")
-    assert [(row["stage"], row["row_id"]) for row in dead] == [
-        ("import", "lines.jsonl:6"),
-        ("import", "lines.jsonl:7"),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("row", "why"),
-    [
-        (["x"], "expected an object, found list"),
-        ({"text": "x"}, "neither 'messages' nor 'preferred_output'"),
-        ({"messages": []}, "do not end with an answer"),
-        ({"messages": turn("user", "Why?")}, "do not end with an answer"),
-        ({"messages": turn("assistant", "So.")}, "no messages"),
-        (chat("Why?", "So.", score="high"), "score score is 'high', not a number"),
-        (chat("Why?", "So.", score=True), "not a number"),
-        (chat("Why?", "So.", score={"a": 10**400}), "score a is not finite"),
-        (chat("Why?", "So.", weight="1"), "weight is '1', not a number"),
-        (chat("Why?", "\ud800"), "surrogates not allowed"),
-        ({"messages": [{"role": "user", "content": "4?"},
-          {"role": "assistant", "content": None, "tool_calls": [{}]}]}, "call of a tool"),
-        (preference("Why?", "So.", "So."), "the same text"),
-        (preference("Why?", "So.", " "), "non_preferred_output is empty"),
-        ({"preferred_output": turn("assistant", "So.")}, "without 'input'"),
-    ],
-)  # fmt: skip
-def test_a_bad_line_of_openai_says_what_is_wrong(row, why):
-    with pytest.raises((MalformedPrompt, UnicodeEncodeError), match=why):
-        parse_line(row)
-
-
-def test_a_developer_is_a_system_and_the_answer_may_carry_the_weight():
-    messages = turn("developer", "Be kind.") + turn("user", "Hi") + turn("assistant", "Hello")
-    messages[-1]["weight"] = 0
-    found = parse_line({"messages": messages})
-    assert found.messages[0] == {"role": "system", "content": "Be kind."}
-    assert found.weight == 0
 
 
 @pytest.mark.parametrize(
