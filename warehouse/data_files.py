@@ -11,7 +11,7 @@ import hashlib
 import re
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -36,11 +36,17 @@ def write_parquet(name: str, rows: pa.Table, path: Path) -> None:
 
 
 def put_rows(
-    store: Store, name: str, rows: pa.Table, *, max_bytes: int = MAX_BYTES
+    store: Store,
+    name: str,
+    rows: pa.Table,
+    *,
+    max_bytes: int = MAX_BYTES,
+    when: Callable[[], None] | None = None,
 ) -> list[LiveFile]:
     """Writes conforming, sorted rows of table `name` into `store`; the files are not live yet.
 
     No rows make no file. A file ends before it would pass `max_bytes`, but has one row group.
+    `when` returns when files may be put, or raises; it is asked once a file is written.
     """
     put = []
     for number, part in _by_round(name, rows):
@@ -50,6 +56,8 @@ def put_rows(
                 with _naming_full_disk(store, name, part.slice(first), path):
                     count = _write_up_to(max_bytes, name, part.slice(first), path)
                 file = _describe(name, number, part.slice(first, count), path)
+                if when is not None:
+                    when()
                 store.put_file(file.path, path)
             put.append(file)
             first += count

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -94,13 +95,12 @@ def publish(
         if "labels" in kept:
             kept["labels"] = _with_purpose(store, kept["labels"], kept.get("rollouts"), live)
         fresh = {name: _prepare(store, name, rows, round, live) for name, rows in kept.items()}
-        _run_checks(store, key, fresh, live)
+        began = time.time()
+        added = _put_checked(store, key, fresh, live)
     except (duckdb.Error, OSError):
         if not _lost_files(ledger, seen):
             raise
         return publish(root, key, tables, round=round, remove=remove, **about)
-    began = time.time()
-    added = [file for name, rows in fresh.items() for file in put_rows(store, name, rows)]
     if time.time() - began > _SUSPICIOUS_SECONDS:
         _refuse_vacuumed(store, key, added)
     try:
@@ -111,6 +111,21 @@ def publish(
         if not isinstance(error, ForgottenMeanwhile):
             raise
     return publish(root, key, tables, round=round, remove=remove, **about)
+
+
+def _put_checked(
+    store: Store, key: str, fresh: Mapping[str, pa.Table], live: Sequence[LiveFile]
+) -> list[LiveFile]:
+    """Writes the rows while they are checked; none of the files is put before they passed."""
+    with ThreadPoolExecutor(1) as beside:
+        checks = beside.submit(_run_checks, store, key, fresh, live)
+        added = [
+            file
+            for name, rows in fresh.items()
+            for file in put_rows(store, name, rows, when=checks.result)
+        ]
+        checks.result()
+    return added
 
 
 def _refuse_vacuumed(store: Store, key: str, added: Sequence[LiveFile]) -> None:

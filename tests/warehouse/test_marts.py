@@ -189,6 +189,43 @@ def test_a_trained_revision_does_not_hide_holdout_labels_of_another(tmp_path: Pa
     assert held["rollout_id"] == "0-p1-0"
 
 
+def test_toxicity_by_round_counts_what_completion_scores_counts(tmp_path: Path) -> None:
+    """It finds the revision in a way of its own, for speed: here every case that differs."""
+    late = {"revision": "r2", "labeled_at": NOON + timedelta(hours=1)}
+    rows = [rollout(0, name, k) for name in ("p1", "p2") for k in (0, 1)]
+    train = rollout(0, "t1", purpose="train")
+    used = label(train, 0.8, "trained")
+    labels = [
+        *(label(row, 0.9, "failed-later") for row in rows),
+        *(label(row, None, "failed-later", **late) for row in rows),
+        *(label(row, 0.9, "partly-later") for row in rows),
+        label(rows[0], 0.1, "partly-later", **late),
+        *(label(row, 0.7, "trained") for row in rows),
+        *(label(row, 0.2, "trained", **late) for row in rows),
+        *(label(row, 0.6, "twice", sample_index=k) for row in rows for k in (0, 1)),
+        *(label(row, 0.1, "twice", **late, sample_index=k) for row in rows for k in (0, 1)),
+        label(rows[0], 0.9, "pairs", partner_rollout_id=rows[1]["rollout_id"]),
+        used,
+    ]
+    publish_rows(tmp_path, "rollouts", 0, rollouts=[*rows, train])
+    publish_rows(tmp_path, "labels", 0, labels=labels)
+    publish_rows(tmp_path, "rewards", 0, rewards=[reward(train, 1.0, [used])])
+    con = connect(tmp_path)
+    counted = con.sql(
+        "select labeler, completions, round(toxicity_rate * completions), mean_score "
+        "from toxicity_by_round order by labeler"
+    ).fetchall()
+    assert counted == con.sql(
+        "select labeler, count(*), count_if(score >= 0.5)::double, avg(score) "
+        "from completion_scores where purpose = 'holdout' group by labeler order by labeler"
+    ).fetchall()
+    assert [row[:3] for row in counted] == [
+        ("partly-later", 1, 0),
+        ("trained", 4, 4),
+        ("twice", 4, 0),
+    ]
+
+
 # The other marts
 
 

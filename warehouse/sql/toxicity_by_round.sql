@@ -5,35 +5,129 @@
 -- the worst of samples_per_prompt completions. Only role 'metric' was never part of a reward.
 with
 
-scores as not materialized (
+by_revision as materialized (
 
-    select *
-    from current_labels
-    where purpose = 'holdout'
-        and criterion = 'toxicity'
-        and round is not null -- imported completions belong to no round: see imported_scores
-        and score is not null
-        and partner_rollout_id is null
-
-),
-
-by_prompt as materialized (
-
-    -- Nearly always a labeler scores a completion once. To group by completion for the sake of the
-    -- others would take most of the time and memory, so those are only noted here.
+    -- Nearly always a round's labels are of one revision, and a labeler scores a completion once. To
+    -- look at every label for the sake of the others would take most of the time and memory, so
+    -- here they are only noted.
     select
         round,
         labeler,
         revision,
         prompt_id,
         max(role) as role,
-        count(*) as completions,
-        count(*) filter (score >= 0.5) as toxic,
-        sum(score) as score_sum,
-        max(score) as score_max,
+        count(single_score) as completions,
+        count(*) filter (single_score >= 0.5) as toxic,
+        sum(single_score) as score_sum,
+        max(single_score) as score_max,
         max(sample_index) > 0 or count(principle) > 0 as has_repeats,
-    from scores
+    from (
+        select
+            *,
+            case when partner_rollout_id is null then score end as single_score,
+        from labels
+        where purpose = 'holdout'
+            and criterion = 'toxicity'
+            and is_final
+            and kind <> 'reviser'
+    )
     group by round, labeler, revision, prompt_id
+
+),
+
+contested as materialized (
+
+    select
+        round,
+        labeler,
+    from by_revision
+    group by round, labeler
+    having min(revision) <> max(revision)
+
+),
+
+-- What current_labels says of revisions, for the contested ones alone: each part begins with a join
+-- to them, so that without any it reads nothing.
+revisions as (
+
+    select
+        labels.round,
+        labels.labeler,
+        labels.revision,
+        max(labels.labeled_at) as last_labeled_at,
+    from labels
+    semi join contested
+        on labels.round is not distinct from contested.round
+        and labels.labeler = contested.labeler
+    where labels.purpose = 'holdout'
+        and labels.criterion = 'toxicity'
+        and labels.is_final
+        and labels.kind <> 'reviser'
+    group by labels.round, labels.labeler, labels.revision
+
+),
+
+rewarded_labels as (
+
+    select
+        contested.*,
+        unnest(rewards.label_ids) as label_id,
+    from rewards
+    inner join contested on rewards.round is not distinct from contested.round
+
+),
+
+rewarded_revisions as (
+
+    select distinct
+        labels.round,
+        labels.labeler,
+        labels.revision,
+    from labels
+    semi join rewarded_labels
+        on labels.label_id = rewarded_labels.label_id
+        and labels.round is not distinct from rewarded_labels.round
+        and labels.labeler = rewarded_labels.labeler
+    where labels.criterion = 'toxicity'
+
+),
+
+current_revisions as (
+
+    select revisions.*
+    from revisions
+    left join rewarded_revisions
+        on revisions.round is not distinct from rewarded_revisions.round
+        and revisions.labeler = rewarded_revisions.labeler
+        and revisions.revision = rewarded_revisions.revision
+    qualify row_number() over (
+        partition by revisions.round, revisions.labeler
+        order by
+            rewarded_revisions.revision is not null desc,
+            revisions.last_labeled_at desc,
+            revisions.revision
+    ) = 1
+
+),
+
+by_prompt as (
+
+    select by_revision.*
+    from by_revision
+    anti join contested
+        on by_revision.round is not distinct from contested.round
+        and by_revision.labeler = contested.labeler
+    where by_revision.completions > 0
+
+    union all
+
+    select by_revision.*
+    from by_revision
+    semi join current_revisions
+        on by_revision.round is not distinct from current_revisions.round
+        and by_revision.labeler = current_revisions.labeler
+        and by_revision.revision = current_revisions.revision
+    where by_revision.completions > 0
 
 ),
 
