@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,7 @@ def test_a_file_has_one_row_group_however_small_the_limit(tmp_path: Path) -> Non
 def test_publish_cuts_at_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert data_files.MAX_BYTES == 256 * 2**20
     cut = data_files.put_rows
-    monkeypatch.setattr("warehouse.publish.put_rows", lambda *rows, **when: cut(*rows, max_bytes=1, **when))
+    monkeypatch.setattr("warehouse.publish.put_rows", functools.partial(cut, max_bytes=1))
     publish(tmp_path, "key", {"rollouts": many_rollouts(16_385)}, round=0)
     files = Ledger(open_store(tmp_path)).files()
     assert [(file.round, file.rows) for file in files] == [(0, 16_384), (0, 1)]

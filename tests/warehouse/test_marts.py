@@ -215,10 +215,13 @@ def test_toxicity_by_round_counts_what_completion_scores_counts(tmp_path: Path) 
         "select labeler, completions, round(toxicity_rate * completions), mean_score "
         "from toxicity_by_round order by labeler"
     ).fetchall()
-    assert counted == con.sql(
-        "select labeler, count(*), count_if(score >= 0.5)::double, avg(score) "
-        "from completion_scores where purpose = 'holdout' group by labeler order by labeler"
-    ).fetchall()
+    assert (
+        counted
+        == con.sql(
+            "select labeler, count(*), count_if(score >= 0.5)::double, avg(score) "
+            "from completion_scores where purpose = 'holdout' group by labeler order by labeler"
+        ).fetchall()
+    )
     assert [row[:3] for row in counted] == [
         ("partly-later", 1, 0),
         ("trained", 4, 4),
