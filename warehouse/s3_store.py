@@ -176,8 +176,8 @@ class S3Store:
             if self._put_once(_PROBE, data) and self._put_once(_PROBE, data):
                 raise StoreError(
                     f"{self._at}: this server ignores If-None-Match, so a commit could overwrite "
-                    "another; use one with conditional writes (AWS, Cloudflare R2, MinIO from "
-                    "2024-08 on, Ceph from Squid on), or a local folder"
+                    "another; use one with conditional writes (AWS, R2, recent MinIO or "
+                    "Ceph), or a local folder"
                 )
             self._is_begun = self._is_probed = True
 
