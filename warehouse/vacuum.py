@@ -25,7 +25,7 @@ from warehouse.commits import (
     taken_files,
     unreadable_below,
 )
-from warehouse.ledger import Ledger
+from warehouse.ledger import AlreadyPublished, Conflict, Ledger
 from warehouse.reading import read_table
 from warehouse.store import Entry, MissingObject, Store, WarehouseError, open_store
 from warehouse.verification import orphans
@@ -160,8 +160,13 @@ def _record(ledger: Ledger, found: Vacuum) -> int:
         "files": str(len(found.expired)),
         "bytes": str(sum(entry.bytes for entry in found.expired)),
     }
-    # Two vacuums at once want one key: the loser fails before it has deleted anything.
-    return ledger.append(f"vacuum/{number}", [], operation=VACUUM, meta=meta).version
+    key = f"vacuum/{number}"
+    try:
+        return ledger.append(key, [], operation=VACUUM, meta=meta).version
+    except AlreadyPublished:
+        raise Conflict(
+            f"{key}: another vacuum was faster; nothing is deleted by this one, run it again"
+        ) from None
 
 
 def _unnamed_policies(

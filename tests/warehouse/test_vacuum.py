@@ -7,6 +7,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from tests.warehouse.builder import label, publish_rows, rollout, small_warehous
 from warehouse import publish as published
 from warehouse.catalog import connect, read_table
 from warehouse.folder_store import FolderStore
-from warehouse.ledger import Conflict, Ledger, Vacuumed
+from warehouse.ledger import Commit, Conflict, Ledger, Vacuumed
 from warehouse.publish import publish
 from warehouse.schemas import table_from_rows
 from warehouse.store import WarehouseError, open_store
@@ -251,3 +252,24 @@ def test_rows_published_after_a_vacuum_can_be_removed_and_vacuumed_again(warehou
     Ledger(open_store(root)).append("remove", [], remove=[late.path])
     assert [entry.key for entry in vacuum(root, keep_versions=1).expired] == [late.path]
     assert verify(root, all_versions=True).problems == ()
+
+
+def test_of_two_vacuums_at_once_the_slower_deletes_nothing(
+    store_root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_warehouse(store_root)
+    relabel(store_root)
+    append = Ledger.append
+
+    def after_a_rival(self: Ledger, key: str, *words: Any, **more: Any) -> Commit:
+        monkeypatch.setattr(Ledger, "append", append)
+        append(Ledger(open_store(store_root)), key, *words, **more)
+        return append(self, key, *words, **more)
+
+    monkeypatch.setattr(Ledger, "append", after_a_rival)
+    data = {key for key in keys(store_root) if not key.startswith("_ledger")}
+    with pytest.raises(Conflict, match="another vacuum was faster; nothing is deleted by this one"):
+        vacuum(store_root, keep_versions=1)
+    assert data <= keys(store_root)
+    vacuum(store_root, keep_versions=1)
+    assert verify(store_root).problems == ()
