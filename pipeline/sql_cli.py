@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -126,9 +126,18 @@ def _answering() -> Iterator[None]:
     except OutputError as error:
         raise typer.BadParameter(str(error)) from error
     except (QueryCancelled, KeyboardInterrupt):
-        typer.echo("cancelled", err=True)
-        raise typer.Exit(_CANCELLED) from None
+        _end_cancelled()
     except BrokenPipeError:
         # What is left in the buffer has no reader either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(_BROKEN_PIPE) from None
+
+
+def _end_cancelled() -> NoReturn:
+    """Ends the process at once: files are closed and removed by now, and a thread of the database
+    that is still on its way out would abort an orderly end of the interpreter.
+    """
+    typer.echo("cancelled", err=True)
+    with suppress(OSError):
+        sys.stdout.flush()
+    os._exit(_CANCELLED)

@@ -60,13 +60,14 @@ class Queries:
             finally:
                 done.set()
 
-        threading.Thread(target=run, daemon=True).start()
+        thread = threading.Thread(target=run, daemon=True)
         try:
+            thread.start()  # Ctrl-C may come while this waits for the thread to run
             done.wait()
         except KeyboardInterrupt:
             # Again and again: an interrupt before the query has begun is forgotten by then. And
             # whatever came back, a stream that was interrupted may look as if it had ended.
-            while not done.is_set():
+            while thread.is_alive() and not done.is_set():
                 self.con.interrupt()
                 done.wait(0.05)
             raise QueryCancelled from None

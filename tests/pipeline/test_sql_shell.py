@@ -119,7 +119,7 @@ def test_ctrl_c_ends_a_single_query_without_a_file(root: Path, tmp_path: Path, s
         else:
             terminal.wait_for_work(3)  # starting takes one
         terminal.type("\x03")
-        assert terminal.wait_for_end() == 130
+        assert terminal.wait_for_end() == 130, terminal.shown[-2000:]
         assert terminal.shown.rstrip().endswith("cancelled")
         assert "Traceback" not in terminal.shown
     if style == "parquet":
