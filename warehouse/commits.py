@@ -8,6 +8,7 @@ Not here: commit files and the race for the next version (ledger.py).
 
 from __future__ import annotations
 
+import functools
 import json
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
@@ -63,8 +64,12 @@ def encode(commit: Commit) -> bytes:
     return (json.dumps(about, indent=1) + "\n").encode()
 
 
+@functools.lru_cache(maxsize=16_384)  # a night opens its ledger dozens of times
 def decode(data: bytes, version: int) -> Commit:
-    """The commit of version `version` out of its file's bytes. Raises ValueError saying why not."""
+    """The commit of version `version` out of its file's bytes. Raises ValueError saying why not.
+
+    The same bytes give the same object: nobody may change it.
+    """
     try:
         fields = json.loads(data)
         is_newer = fields.pop("format") not in _FORMATS

@@ -159,7 +159,7 @@ def read_staged(paths: Sequence[Path], table: str) -> pa.Table:
 def _prepare(
     store: Store, name: str, rows: pa.Table, round: int | None, live: Sequence[LiveFile]
 ) -> pa.Table:
-    """The rows in the schema, free of NaN, each key once, sorted."""
+    """The rows in the schema, free of NaN, sorted; of a table without rounds those not live yet."""
     if name not in TABLES:
         raise PublishRefused(f"no table {name}; there are: {', '.join(TABLES)}")
     table = TABLES[name]
@@ -171,15 +171,11 @@ def _prepare(
         foreign = set(rows.column("round").unique().to_pylist()) - {round}
         if foreign:
             raise PublishRefused(f"table {name}: rows of {foreign} in the commit of round {round}")
-    con = catalog.open_connection()
-    con.register("fresh", rows)
-    keys = ", ".join(table.key)
-    if name != "labels":  # a check of sql/checks does it for them, over what is live as well
-        _refuse_rows(
-            f"table {name}: key ({keys}) stands more than once",
-            con.sql(f"select {keys}, count(*) as n from fresh group by {keys} having n > 1"),
-        )
     if not table.by_round:
+        con = catalog.open_connection()
+        con.register("fresh", rows)
+        _refuse_repeated_keys(con, name, "fresh")
+        keys = ", ".join(table.key)
         create_table_view(con, store, name, [file for file in live if file.table == name])
         content = ", ".join(c for c in table.schema.names if c not in table.volatile)
         _refuse_rows(
@@ -192,6 +188,14 @@ def _prepare(
         new = con.sql(f"select * from fresh anti join {name} using ({keys})")
         rows = conform(name, new.to_arrow_table())
     return _sorted(table, rows)
+
+
+def _refuse_repeated_keys(con: duckdb.DuckDBPyConnection, name: str, view: str) -> None:
+    keys = ", ".join(TABLES[name].key)
+    _refuse_rows(
+        f"table {name}: key ({keys}) stands more than once",
+        con.sql(f"select {keys}, count(*) as n from {view} group by {keys} having n > 1"),
+    )
 
 
 def _with_purpose(
@@ -254,7 +258,7 @@ def _has_nan(column: pa.Array) -> bool:
 def _run_checks(
     store: Store, key: str, fresh: Mapping[str, pa.Table], live: Sequence[LiveFile]
 ) -> None:
-    """Runs sql/checks over the fresh rows and what is live of the rounds they speak of."""
+    """Each key once, and sql/checks over the fresh rows and what is live of their rounds."""
     rounds: set[int | None] = set()
     for name, rows in fresh.items():
         for column in {"round", "source_round"} & set(rows.column_names):
@@ -266,6 +270,10 @@ def _run_checks(
         if any(catalog.mentions(sql, name) for name in fresh)
     }
     con = catalog.open_connection()
+    for name, rows in fresh.items():
+        con.register(f"fresh_{name}", rows)
+        if TABLES[name].by_round and name != "labels":  # sql/checks has it for labels, over all
+            _refuse_repeated_keys(con, name, f"fresh_{name}")
     for name in TABLES:
         if not any(catalog.mentions(sql, name) for sql in checks.values()):
             continue
@@ -275,7 +283,6 @@ def _run_checks(
         create_table_view(con, store, name, files)
         if name in fresh:
             con.execute(f"alter view {name} rename to live_{name}")
-            con.register(f"fresh_{name}", fresh[name])
             con.execute(
                 f"create view {name} as from live_{name} union all by name from fresh_{name}"
             )
