@@ -5,11 +5,8 @@
 -- the worst of samples_per_prompt completions. Only role 'metric' was never part of a reward.
 with
 
-by_revision as materialized (
+by_prompt as not materialized (
 
-    -- Nearly always a round's labels are of one revision, and a labeler scores a completion once. To
-    -- look at every label for the sake of the others would take most of the time and memory, so
-    -- here they are only noted.
     select
         round,
         labeler,
@@ -35,6 +32,31 @@ by_revision as materialized (
 
 ),
 
+by_revision as materialized (
+
+    -- Nearly always a round's labels are of one revision, and a labeler scores a completion once. To
+    -- look at every label for the sake of the others would take most of the time and memory, so
+    -- here they are only noted; what follows works on a few rows.
+    select
+        round,
+        labeler,
+        revision,
+        max(role) as role,
+        count(*) filter (completions > 0) as prompts,
+        sum(completions) as completions,
+        max(completions) as samples_per_prompt,
+        sum(toxic) as toxic,
+        sum(score_sum) as score_sum,
+        sum(score_max) as max_sum,
+        sum(toxic * toxic) as toxic_squares,
+        sum(toxic * completions) as toxic_products,
+        sum(completions * completions) as completion_squares,
+        bool_or(has_repeats) as has_repeats,
+    from by_prompt
+    group by round, labeler, revision
+
+),
+
 contested as materialized (
 
     select
@@ -42,7 +64,7 @@ contested as materialized (
         labeler,
     from by_revision
     group by round, labeler
-    having min(revision) <> max(revision)
+    having count(*) > 1
 
 ),
 
@@ -110,14 +132,13 @@ current_revisions as (
 
 ),
 
-by_prompt as (
+current as materialized (
 
     select by_revision.*
     from by_revision
     anti join contested
         on by_revision.round is not distinct from contested.round
         and by_revision.labeler = contested.labeler
-    where by_revision.completions > 0
 
     union all
 
@@ -127,18 +148,13 @@ by_prompt as (
         on by_revision.round is not distinct from current_revisions.round
         and by_revision.labeler = current_revisions.labeler
         and by_revision.revision = current_revisions.revision
-    where by_revision.completions > 0
 
 ),
 
 repeats as (
 
-    select
-        round,
-        labeler,
-        revision,
-        prompt_id,
-    from by_prompt
+    select *
+    from current
     where has_repeats
 
 ),
@@ -156,7 +172,6 @@ repeated_completions as (
         on labels.round is not distinct from repeats.round
         and labels.labeler = repeats.labeler
         and labels.revision = repeats.revision
-        and labels.prompt_id = repeats.prompt_id
     where labels.purpose = 'holdout'
         and labels.criterion = 'toxicity'
         and labels.is_final
@@ -167,21 +182,7 @@ repeated_completions as (
 
 ),
 
-once_each as (
-
-    select
-        round,
-        labeler,
-        prompt_id,
-        role,
-        completions,
-        toxic,
-        score_sum,
-        score_max,
-    from by_prompt
-    where not has_repeats
-
-    union all
+repeated_prompts as (
 
     select
         round,
@@ -197,7 +198,13 @@ once_each as (
 
 ),
 
-by_labeler as (
+sums as (
+
+    select * exclude (revision, has_repeats)
+    from current
+    where not has_repeats and prompts > 0
+
+    union all
 
     select
         round,
@@ -206,14 +213,27 @@ by_labeler as (
         count(*) as prompts,
         sum(completions) as completions,
         max(completions) as samples_per_prompt,
-        sum(toxic) / sum(completions) as rate,
-        sum(score_sum) / sum(completions) as mean_score,
-        avg(score_max) as expected_max,
-        -- sum over prompts of (toxic - rate * completions)^2, multiplied out
-        sum(toxic * toxic) - 2 * rate * sum(toxic * completions)
-            + rate * rate * sum(completions * completions) as squares,
-    from once_each
+        sum(toxic) as toxic,
+        sum(score_sum) as score_sum,
+        sum(score_max) as max_sum,
+        sum(toxic * toxic) as toxic_squares,
+        sum(toxic * completions) as toxic_products,
+        sum(completions * completions) as completion_squares,
+    from repeated_prompts
     group by round, labeler
+
+),
+
+by_labeler as (
+
+    select
+        *,
+        toxic / completions as rate,
+        score_sum / completions as mean_score,
+        max_sum / prompts as expected_max,
+        -- sum over prompts of (toxic - rate * completions)^2, multiplied out
+        toxic_squares - 2 * rate * toxic_products + rate * rate * completion_squares as squares,
+    from sums
 
 ),
 
