@@ -43,6 +43,9 @@ __all__ = [
 
 _FOLDER = "_ledger/"
 _NAME = re.compile(r"_ledger/(\d{10})\.json")
+_RECENT = 100  # commits: who is further behind reads the ledger anew
+# Root -> the bytes of the newest commit read, and all commits up to it.
+_REMEMBERED: dict[str, tuple[bytes, list[Commit]]] = {}
 
 
 class AlreadyPublished(WarehouseError):
@@ -93,6 +96,8 @@ class Ledger:
         if as_of is not None and 0 <= as_of < len(self._known):
             return self._known[: as_of + 1]  # what is known needs no listing, a request on S3
         names = self._store.list(_FOLDER)
+        if not self._known:
+            self._known = self._remembered(names)
         for version, name in enumerate(names):
             number = _number(name)
             if not number:
@@ -107,6 +112,8 @@ class Ledger:
             commit = self._decode(version, data)
             _refuse_newer(f"{self._store.root}: {_name(version)}", commit)
             self._known.append(commit)
+        if len(new):
+            _REMEMBERED[self._store.root] = (data, list(self._known))
         if as_of is None:
             return list(self._known)
         if not -1 <= as_of < len(self._known):
@@ -114,6 +121,17 @@ class Ledger:
                 f"{self._store.root}: no version {as_of}; the last one is {len(self._known) - 1}"
             )
         return self._known[: as_of + 1]
+
+    def _remembered(self, names: Sequence[str]) -> list[Commit]:
+        """What this process has read of the ledger before, if its newest commit still stands there.
+
+        A night opens its ledger dozens of times, and a year has thousands of commits.
+        """
+        last, commits = _REMEMBERED.get(self._store.root, (b"", []))
+        name = _name(len(commits) - 1)
+        if not commits or name not in names[-_RECENT:] or self._store.get(name) != last:
+            return []
+        return list(commits)
 
     def damage(self) -> tuple[list[Commit], list[str]]:
         """The commits that can be read, and what is wrong with the others, one line each."""
