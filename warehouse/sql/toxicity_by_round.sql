@@ -27,6 +27,7 @@ by_prompt as not materialized (
             and criterion = 'toxicity'
             and is_final
             and kind <> 'reviser'
+            and round is not null -- imported completions belong to no round: see imported_scores
     )
     group by round, labeler, revision, prompt_id
 
