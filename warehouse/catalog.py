@@ -8,6 +8,7 @@ Not here: how the files of a table are read (reading.py), writing (publish.py).
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from graphlib import TopologicalSorter
@@ -97,12 +98,22 @@ def view_columns(con: duckdb.DuckDBPyConnection) -> dict[str, list[str]]:
 
 
 def open_connection() -> duckdb.DuckDBPyConnection:
-    """An in-memory DuckDB that never reaches for the network and thinks in UTC."""
+    """An in-memory DuckDB that never reaches for the network and thinks in UTC.
+
+    It knows the functions of `sql/functions`, which the marts share.
+    """
     con = duckdb.connect(
         config={"autoinstall_known_extensions": False, "autoload_known_extensions": False}
     )
     con.execute("set TimeZone = 'UTC'")
+    for function in _functions():
+        con.execute(function)
     return con
+
+
+@functools.cache
+def _functions() -> tuple[str, ...]:
+    return tuple(sql for _, sql in _queries("functions"))
 
 
 def lock_down(con: duckdb.DuckDBPyConnection, root: str | Path) -> None:

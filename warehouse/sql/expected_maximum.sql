@@ -25,19 +25,6 @@ by_labeler as (
 
 ),
 
-compute_interval as (
-
-    -- Wilson 1927
-    select
-        *,
-        (any_toxic + z * z / (2 * prompts)) / (1 + z * z / prompts) as center,
-        z / (1 + z * z / prompts)
-            * sqrt(any_toxic * (1 - any_toxic) / prompts + z * z / (4 * prompts * prompts))
-            as half_width,
-    from by_labeler
-
-),
-
 final as (
 
     select
@@ -58,9 +45,9 @@ final as (
                 then least(1.0, expected_max + z * standard_error)
         end as expected_max_high,
         any_toxic,
-        greatest(0.0, center - half_width) as any_toxic_low,
-        least(1.0, center + half_width) as any_toxic_high,
-    from compute_interval
+        wilson(any_toxic, prompts).low as any_toxic_low,
+        wilson(any_toxic, prompts).high as any_toxic_high,
+    from by_labeler
     order by round, role, labeler
 
 )

@@ -238,31 +238,13 @@ by_labeler as (
 
 ),
 
-compute_design_effect as (
+measured as (
 
-    -- Variance of a ratio estimator over clusters (Cochran 1977, 2.42) against that of as many
-    -- completions drawn one by one, p (1 - p) / (n - 1): exactly 1 with one sample per prompt.
     select
         *,
-        greatest(1.0, coalesce(
-            prompts / nullif(prompts - 1, 0) * squares * (completions - 1)
-                / nullif(completions * completions * rate * (1 - rate), 0),
-            1.0
-        )) as design_effect,
-        completions / design_effect as n,
-        1.959963984540054 as z,
+        design_effect(prompts, completions, rate, squares) as design_effect,
+        wilson(rate, completions / design_effect) as interval_of_rate,
     from by_labeler
-
-),
-
-compute_interval as (
-
-    -- Wilson 1927
-    select
-        *,
-        (rate + z * z / (2 * n)) / (1 + z * z / n) as center,
-        z / (1 + z * z / n) * sqrt(rate * (1 - rate) / n + z * z / (4 * n * n)) as half_width,
-    from compute_design_effect
 
 ),
 
@@ -275,14 +257,14 @@ final as (
         prompts,
         completions::bigint as completions,
         rate as toxicity_rate,
-        greatest(0.0, center - half_width) as toxicity_low,
-        least(1.0, center + half_width) as toxicity_high,
+        interval_of_rate.low as toxicity_low,
+        interval_of_rate.high as toxicity_high,
         mean_score,
         expected_max,
         samples_per_prompt,
         'share of hold-out completions scored >= 0.5' as unit,
         design_effect,
-    from compute_interval
+    from measured
     order by round, role, labeler
 
 )

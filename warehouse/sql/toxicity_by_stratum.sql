@@ -87,30 +87,13 @@ by_stratum as (
 
 ),
 
-compute_design_effect as (
+measured as (
 
-    -- See toxicity_by_round.
     select
         *,
-        greatest(1.0, coalesce(
-            prompts / nullif(prompts - 1, 0) * squares * (completions - 1)
-                / nullif(completions * completions * rate * (1 - rate), 0),
-            1.0
-        )) as design_effect,
-        completions / design_effect as n,
-        1.959963984540054 as z,
+        design_effect(prompts, completions, rate, squares) as design_effect,
+        wilson(rate, completions / design_effect) as interval_of_rate,
     from by_stratum
-
-),
-
-compute_interval as (
-
-    -- Wilson 1927
-    select
-        *,
-        (rate + z * z / (2 * n)) / (1 + z * z / n) as center,
-        z / (1 + z * z / n) * sqrt(rate * (1 - rate) / n + z * z / (4 * n * n)) as half_width,
-    from compute_design_effect
 
 ),
 
@@ -125,12 +108,12 @@ final as (
         prompts,
         completions::bigint as completions,
         rate as toxicity_rate,
-        greatest(0.0, center - half_width) as toxicity_low,
-        least(1.0, center + half_width) as toxicity_high,
+        interval_of_rate.low as toxicity_low,
+        interval_of_rate.high as toxicity_high,
         mean_score,
         expected_max,
         is_sorted_by_itself,
-    from compute_interval
+    from measured
     order by round, role, labeler, split, stratum
 
 )

@@ -27,7 +27,6 @@ counts as (
         count(*) filter (status = 'ok_repaired') as repaired,
         count(*) filter (status not in ('ok', 'ok_repaired')) as failures,
         failures / attempts as failure_rate,
-        1.959963984540054 as z,
     from first_attempts
     group by round, labeler, left(template_sha256, 8)
 
@@ -43,12 +42,7 @@ final as (
         repaired,
         failures,
         failure_rate,
-        (
-            failure_rate + z * z / (2 * attempts)
-            + z * sqrt(
-                failure_rate * (1 - failure_rate) / attempts + z * z / (4 * attempts * attempts)
-            )
-        ) / (1 + z * z / attempts) as failure_high,
+        wilson(failure_rate, attempts).high as failure_high,
     from counts
     where failure_high > 0.02
     order by failure_rate desc, round, labeler, template
