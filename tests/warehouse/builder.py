@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+import duckdb
+
 from warehouse.publish import publish
 from warehouse.schemas import table_from_rows
 
@@ -179,3 +181,20 @@ def small_warehouse(root: str | Path) -> Path:
     publish_rows(root, "round=0/rewards", 0, rewards=rewards)
     publish_rows(root, "round=0/training", 0, rounds=[round_row(0)])
     return Path(root)
+
+
+def holdout(
+    root: Path, by_prompt: dict[str, tuple[float | None, ...]], round: int = 0
+) -> list[Row]:
+    """Publishes one sample per score and labels it; gives the rollouts."""
+    rollouts = [rollout(round, p, k) for p, scores in by_prompt.items() for k in range(len(scores))]
+    scores = [score for scores in by_prompt.values() for score in scores]
+    labels = [label(row, score) for row, score in zip(rollouts, scores, strict=True)]
+    publish_rows(root, f"round={round}/eval-rollouts", round, rollouts=rollouts)
+    publish_rows(root, f"round={round}/eval-labels/meter@r1", round, labels=labels)
+    return rollouts
+
+
+def rows_of(con: duckdb.DuckDBPyConnection, query: str) -> list[Row]:
+    """The answer, one dict per row."""
+    return con.sql(query).to_arrow_table().to_pylist()
