@@ -170,6 +170,12 @@ def taken_files(commits: Sequence[Commit], replaced: Replacements) -> dict[str, 
     return unreadable_below(commits, oldest, replaced)
 
 
+def dead_paths(commits: Sequence[Commit]) -> set[str]:
+    """Paths that are dead by the word of the ledger: replaced by a forget, taken by a vacuum."""
+    replaced = Replacements(commits)
+    return replaced.dead | taken_files(commits, replaced).keys()
+
+
 def vacuumed_by(commits: Sequence[Commit], version: int, replaced: Replacements) -> Commit | None:
     """The first vacuum that deleted a file of `version`, None for a version that is whole."""
     vacuums, deepest = [], version

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from warehouse.commits import LiveFile, origins
 from warehouse.data_files import MAX_BYTES, put_like
-from warehouse.ledger import CorruptFile, Ledger
+from warehouse.ledger import Conflict, CorruptFile, Ledger, MissingFile
 from warehouse.schemas import TABLES
 from warehouse.store import Store, WarehouseError, open_store
 from warehouse.vacuum import delete
@@ -109,8 +109,10 @@ def _join(store: Store, ledger: Ledger, key: str, groups: Sequence[Sequence[Live
             operation=_OPERATION,
             meta={"amends": key},
         ).version
-    except WarehouseError:
+    except WarehouseError as error:
         delete(store, [file.path for file in added])
+        if isinstance(error, MissingFile) and ledger.is_dead(error.path):
+            raise Conflict(f"{key}: {error.path} was deleted meanwhile; run it again") from error
         raise
 
 

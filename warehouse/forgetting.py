@@ -17,14 +17,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from warehouse.commits import FORGET, Commit
-from warehouse.ledger import AlreadyPublished, Conflict, Ledger
+from warehouse.commits import FORGET, Commit, dead_paths
+from warehouse.ledger import AlreadyPublished, Conflict, Ledger, MissingFile
 from warehouse.prompt_traces import Search, Traces
 from warehouse.reading import read_table
 from warehouse.store import Store, WarehouseError, open_store
 from warehouse.suppression import PROMPTS, ROLLOUTS, id_hash, text_hash
 from warehouse.suppression import forgotten as forgotten_list
-from warehouse.vacuum import delete, leftover_paths
+from warehouse.vacuum import delete
 from warehouse.verification import orphans
 
 _POLICIES = "policies"  # in the meta of the commit: [round, training run, revision] of each
@@ -72,18 +72,21 @@ def forget(
     ledger, search = Ledger(store), Search(store, wanted)
     while True:
         commits = ledger.commits()
-        search.look(commits)
-        _refuse_unknown(store, wanted, search.traces, commits)
-        if dry_run or not search.found:
-            version = None
-            break
-        if before_commit is not None:
-            before_commit(search.traces)
         try:
+            search.look(commits)
+            _refuse_unknown(store, wanted, search.traces, commits)
+            if dry_run or not search.found:
+                version = None
+                break
+            if before_commit is not None:
+                before_commit(search.traces)
             version = _commit(ledger, len(commits) - 1, search, by, why)
             break
         except (Conflict, AlreadyPublished):  # somebody published meanwhile: search that as well
             continue
+        except MissingFile as error:
+            if not ledger.is_dead(error.path):  # or else a vacuum took it while we read
+                raise
     deleted = 0 if dry_run else delete(store, _leftovers(store, ledger.commits()))
     return _report(store, ledger.commits(), search, deleted, version)
 
@@ -130,7 +133,7 @@ def _commit(
 
 def _leftovers(store: Store, commits: Sequence[Commit]) -> list[str]:
     there = {entry.key for entry in store.entries("")}
-    return sorted(leftover_paths(commits) & there)
+    return sorted(dead_paths(commits) & there)
 
 
 def _report(

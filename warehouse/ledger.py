@@ -21,6 +21,7 @@ from warehouse.commits import (
     Commit,
     LiveFile,
     Replacements,
+    dead_paths,
     decode,
     encode,
     live_files,
@@ -38,6 +39,7 @@ __all__ = [
     "ForgottenMeanwhile",
     "Ledger",
     "LiveFile",
+    "MissingFile",
     "Vacuumed",
 ]
 
@@ -62,6 +64,14 @@ class Conflict(WarehouseError):
 
 class CorruptFile(WarehouseError):
     """A file of the warehouse is missing or damaged; the message names it."""
+
+
+class MissingFile(CorruptFile):
+    """A data file is not there: lost, or deleted since the ledger was read (Ledger.is_dead)."""
+
+    def __init__(self, place: str, path: str, error: object) -> None:
+        super().__init__(f"{place}: damaged or missing: {error}")
+        self.path = path
 
 
 class ForgottenMeanwhile(Conflict):
@@ -176,6 +186,10 @@ class Ledger:
             for file in live_files(commits, replaced).values()
             if table in (None, file.table) and (rounds is None or file.round in rounds)
         ]
+
+    def is_dead(self, path: str) -> bool:
+        """Whether the ledger says by now that a forget or a vacuum may have deleted this file."""
+        return path in dead_paths(self.commits())
 
     def snapshot(self, as_of: int | None = None) -> Snapshot:
         """Everything about version `as_of`, from one look at the store.

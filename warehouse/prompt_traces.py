@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 
 from warehouse.commits import Commit, LiveFile, Replacements, files_ever, taken_files
 from warehouse.data_files import put_like
-from warehouse.ledger import CorruptFile
-from warehouse.store import Store, StoreError
+from warehouse.ledger import CorruptFile, MissingFile
+from warehouse.store import MissingObject, Store, StoreError
 from warehouse.suppression import PROMPT_COLUMNS, ROLLOUT_COLUMNS
 from warehouse.verification import read_rows
 
@@ -65,14 +65,18 @@ class Search:
         self.traces = Traces()
 
     def look(self, commits: Sequence[Commit]) -> None:
-        """Searches every file that any version of `commits` reads and that is still there."""
+        """Searches every file that any version of `commits` reads and that is still there.
+
+        Raises MissingFile, also for a file that was deleted by the word of a later commit.
+        """
         replaced = Replacements(commits)
         files = files_ever(commits, replaced)
         taken = taken_files(commits, replaced).keys()
-        self.found = {path: file for path, file in self.found.items() if path in files}
+        alive = files.keys() - taken
+        self.found = {path: file for path, file in self.found.items() if path in alive}
         for table in SEARCHED:
             for file in files.values():
-                if file.table == table and file.path not in self._seen | taken:
+                if file.table == table and file.path in alive - self._seen:
                     self._look_into(file)
                     self._seen.add(file.path)
 
@@ -90,19 +94,21 @@ class Search:
         count = pc.sum(hits).as_py() or 0
         if not count:
             return
+        self._remember(file.table, read_rows(self._store, file).filter(hits))
         self.found[file.path] = file
         self.traces.rows[file.table] += count
-        self._remember(file.table, read_rows(self._store, file).filter(hits))
 
     def _ids(self, file: LiveFile) -> pa.Table:
         """The columns by which rows are found, and no others."""
         texts = ("payload", "message") if file.table == "dead_letters" else ()
         wanted = {*PROMPT_COLUMNS, *ROLLOUT_COLUMNS, *texts}
+        place = f"{self._store.root}/{file.path}"
         try:
             parquet = pq.ParquetFile(self._store.open(file.path, file.bytes))
             return parquet.read(columns=[n for n in parquet.schema_arrow.names if n in wanted])
+        except MissingObject as error:
+            raise MissingFile(place, file.path, error) from error
         except (OSError, StoreError, pa.ArrowException) as error:
-            place = f"{self._store.root}/{file.path}"
             raise CorruptFile(f"{place}: damaged or missing: {error}") from error
 
     def _hits(self, table: str, rows: pa.Table) -> pa.Array:

@@ -18,9 +18,9 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from warehouse.ledger import CorruptFile, Ledger, LiveFile
+from warehouse.ledger import CorruptFile, Ledger, LiveFile, MissingFile
 from warehouse.schemas import SCHEMA_VERSION, TABLES
-from warehouse.store import Store, StoreError, WarehouseError, open_store
+from warehouse.store import MissingObject, Store, StoreError, WarehouseError, open_store
 from warehouse.verification import read_verified
 
 if TYPE_CHECKING:
@@ -165,13 +165,17 @@ def read_table(
         schema = pa.schema([field for field in schema if field.name in columns])
     store = open_store(root, read_only=True)
     ledger = Ledger(store)
-    if keys is None:
-        files = ledger.files(as_of, table, rounds)
-    else:
-        files = ledger.files_of(keys, as_of, table, rounds)
-    return pa.concat_tables(
-        [schema.empty_table(), *(_read_file(store, file, schema, verified) for file in files)]
-    )
+    while True:
+        if keys is None:
+            files = ledger.files(as_of, table, rounds)
+        else:
+            files = ledger.files_of(keys, as_of, table, rounds)
+        try:
+            parts = [_read_file(store, file, schema, verified) for file in files]
+            return pa.concat_tables([schema.empty_table(), *parts])
+        except MissingFile as error:
+            if not ledger.is_dead(error.path):  # or else a forget has written it anew meanwhile
+                raise
 
 
 def quote(text: str) -> str:
@@ -193,6 +197,7 @@ def _quote_name(name: str) -> str:
 
 
 def _read_file(store: Store, file: LiveFile, schema: pa.Schema, verified: bool) -> pa.Table:
+    place = f"{store.root}/{file.path}"
     try:
         if verified:
             source = pa.BufferReader(read_verified(store, file))
@@ -201,12 +206,12 @@ def _read_file(store: Store, file: LiveFile, schema: pa.Schema, verified: bool) 
         parquet = pq.ParquetFile(source, page_checksum_verification=True)
         present = [name for name in schema.names if name in parquet.schema_arrow.names]
         rows = parquet.read(columns=present)
+    except MissingObject as error:
+        raise MissingFile(place, file.path, error) from error
     except (OSError, StoreError, pa.ArrowException) as error:
-        raise CorruptFile(f"{store.root}/{file.path}: damaged or missing: {error}") from error
+        raise CorruptFile(f"{place}: damaged or missing: {error}") from error
     if rows.num_rows != file.rows:
-        raise CorruptFile(
-            f"{store.root}/{file.path}: {rows.num_rows} rows, the ledger has {file.rows}"
-        )
+        raise CorruptFile(f"{place}: {rows.num_rows} rows, the ledger has {file.rows}")
     columns = [
         rows.column(field.name).cast(field.type)
         if field.name in present

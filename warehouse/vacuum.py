@@ -22,7 +22,7 @@ from warehouse.commits import (
     VACUUM,
     Commit,
     Replacements,
-    taken_files,
+    dead_paths,
     unreadable_below,
 )
 from warehouse.ledger import AlreadyPublished, Conflict, Ledger
@@ -99,12 +99,6 @@ def delete(store: Store, keys: Iterable[str]) -> int:
     return deleted
 
 
-def leftover_paths(commits: Sequence[Commit]) -> set[str]:
-    """Paths that are dead by the word of the ledger: replaced by a forget, taken by a vacuum."""
-    replaced = Replacements(commits)
-    return replaced.dead | taken_files(commits, replaced).keys()
-
-
 def _check(
     keep_versions: int | None, older_than: timedelta | None, orphans_older_than: timedelta
 ) -> None:
@@ -138,7 +132,7 @@ def _find(
     orphan_cutoff: datetime,
 ) -> Vacuum:
     there = {entry.key: entry for entry in entries}
-    left = leftover_paths(commits)
+    left = dead_paths(commits)
     dead = unreadable_below(commits, oldest, Replacements(commits)).keys() - left
     found = orphans(entries, commits)
     old = tuple(entry for entry in found if entry.modified <= orphan_cutoff)

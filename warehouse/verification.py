@@ -22,10 +22,11 @@ from warehouse.commits import (
     Commit,
     LiveFile,
     Replacements,
+    dead_paths,
     files_ever,
     taken_files,
 )
-from warehouse.ledger import CorruptFile, Ledger
+from warehouse.ledger import CorruptFile, Ledger, MissingFile
 from warehouse.schemas import TABLES
 from warehouse.store import Entry, MissingObject, Store, StoreError, open_store
 
@@ -86,6 +87,10 @@ def verify(
         files = ledger.files(as_of)
     there = {entry.key: entry for entry in entries}
     problems += check_files(store, files, progress)
+    missing = {problem.path for problem in problems if problem.kind == "missing"}
+    if missing and not wrong and missing & dead_paths(ledger.commits()):
+        # A vacuum or a forget beside us, which commits before it deletes: no damage.
+        return verify(root, as_of, all_versions=all_versions, progress=progress)
     problems += [
         Problem(path, "forgotten", "a forgotten prompt's rows are still here: run vacuum")
         for path in sorted(replaced.dead & there.keys())
@@ -137,11 +142,17 @@ def verify_files(store: Store, files: Sequence[LiveFile]) -> None:
 
 
 def read_verified(store: Store, file: LiveFile) -> bytes:
-    """The bytes of `file`, fetched once and held against the ledger. Raises CorruptFile."""
+    """The bytes of `file`, fetched once and held against the ledger.
+
+    Raises CorruptFile, and MissingFile of its kinds.
+    """
+    place = f"{store.root}/{file.path}"
     try:
         data = store.get(file.path)
-    except (MissingObject, OSError) as error:
-        raise CorruptFile(f"{store.root}/{file.path}: damaged or missing: {error}") from error
+    except MissingObject as error:
+        raise MissingFile(place, file.path, error) from error
+    except OSError as error:
+        raise CorruptFile(f"{place}: damaged or missing: {error}") from error
     problem = _wrong_bytes(file, len(data), hashlib.sha256(data).hexdigest())
     if problem is not None:
         raise CorruptFile(f"{store.root}/{file.path}: {problem.kind}: {problem.detail}")
