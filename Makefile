@@ -4,14 +4,16 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 LIST   := $(if $(filter Linux,$(shell uname -s)),.requirements/cpu.txt,.requirements/portable.txt)
 READY  := $(VENV)/.ready
+WORKERS ?= 2
 
 .PHONY: demo test soak bench bench-learning lint env clean
 
 demo: $(READY)
 	@$(BIN)/roundhouse run demo
 
+# In the order of the files: those with whole nights in them come first, so no worker waits at the end.
 test: $(READY)
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 soak: $(READY)
 	@$(BIN)/python -m pytest -m slow

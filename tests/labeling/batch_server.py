@@ -12,6 +12,7 @@ import json
 import random
 import re
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -72,6 +73,7 @@ class BatchServer(ChatServer):
     """`statuses` are what a job goes through, one per question; output is there at the last."""
 
     s3: Any = None
+    bucket: str = field(default_factory=lambda: f"bucket-{uuid.uuid4().hex}")
     statuses: tuple[str, ...] = ("Submitted", "InProgress", "Completed")
     message: str = ""
     replies: Reply = field(default=lambda _, record: [answered(record)])
@@ -217,7 +219,7 @@ def batches(s3_url: str) -> Iterator[tuple[BatchServer, dict[str, str]]]:
     s3 = boto3.client("s3", region_name="us-east-1", endpoint_url=s3_url, **keys)
     server = BatchServer(s3=s3)
     with serving(server):
-        s3.create_bucket(Bucket=f"bucket-{server.port}")
+        s3.create_bucket(Bucket=server.bucket)
         for service in ("BEDROCK", "BEDROCK_RUNTIME"):
             environment[f"AWS_ENDPOINT_URL_{service}"] = f"http://127.0.0.1:{server.port}"
         yield server, environment
@@ -245,7 +247,7 @@ def config_of(
 
 
 def engine_for(server: BatchServer, **changes: object) -> ChatEngine:
-    return load_chat_engine(config_of(f"bucket-{server.port}", **changes))  # type: ignore[arg-type]
+    return load_chat_engine(config_of(server.bucket, **changes))  # type: ignore[arg-type]
 
 
 def asked(*texts: str) -> list[ChatRequest]:
@@ -256,5 +258,5 @@ def asked(*texts: str) -> list[ChatRequest]:
 
 
 def keys_of(server: BatchServer) -> list[str]:
-    found = server.s3.list_objects_v2(Bucket=f"bucket-{server.port}").get("Contents", [])
+    found = server.s3.list_objects_v2(Bucket=server.bucket).get("Contents", [])
     return sorted(item["Key"].split("/", 2)[2] for item in found)

@@ -195,7 +195,7 @@ def test_batches_and_single_calls_draw_on_one_budget(bedrock):
 
 
 def test_a_batch_waits_until_the_budget_has_room_beside_calls_in_flight(bedrock):
-    config, price = config_of(f"bucket-{bedrock.port}"), Price(1.0, 1.0, "p")
+    config, price = config_of(bedrock.bucket), Price(1.0, 1.0, "p")
     on_demand = BedrockChatEngine(config, Limits(1, None, 1e-4, 0), price)
     budget = on_demand.budget
     budget.set_aside(1e-4)
@@ -218,7 +218,7 @@ def test_what_bedrock_did_not_count_takes_its_worst_from_the_budget_and_has_no_c
         return [line, failed(record, 500)] if place == 0 else [failed(record, 500)]
 
     bedrock.replies = uncounted
-    config, price = config_of(f"bucket-{bedrock.port}"), Price(1.0, 1.0, "p")
+    config, price = config_of(bedrock.bucket), Price(1.0, 1.0, "p")
     on_demand = BedrockChatEngine(config, Limits(1, None, 1.0, 0), price)
     requests = asked("a", "b")
     first, second = BedrockBatchEngine(config, on_demand, price).complete(requests)

@@ -25,7 +25,7 @@ from warehouse.schemas import TABLES
 
 
 def judge(server: BatchServer, *, in_batches: bool = True, **changes: object) -> LabelerConfig:
-    engine = config_of(f"bucket-{server.port}").model_dump()
+    engine = config_of(server.bucket).model_dump()
     settings = {
         "kind": "judge",
         "name": "claude",

@@ -19,13 +19,13 @@ from tests.labeling.batch_server import BatchServer, answered, asked, engine_for
 ASK = """
 import sys
 from tests.labeling.batch_server import BatchServer, asked, engine_for
-engine_for(BatchServer(port=int(sys.argv[1]))).complete(asked("a", "b", "c"))
+engine_for(BatchServer(port=int(sys.argv[1]), bucket=sys.argv[2])).complete(asked("a", "b", "c"))
 """
 
 
 def asking(server: BatchServer) -> subprocess.Popen[bytes]:
     """A process of its own that asks for a, b and c."""
-    return subprocess.Popen([sys.executable, "-c", ASK, str(server.port)])
+    return subprocess.Popen([sys.executable, "-c", ASK, str(server.port), server.bucket])
 
 
 def kill_when(process: subprocess.Popen[bytes], is_time: Callable[[], bool]) -> None:
@@ -166,11 +166,11 @@ def test_a_record_of_a_job_that_is_none_is_named(bedrock):
     texts_of(bedrock)
     (key,) = [
         item["Key"]
-        for item in bedrock.s3.list_objects_v2(Bucket=f"bucket-{bedrock.port}")["Contents"]
+        for item in bedrock.s3.list_objects_v2(Bucket=bedrock.bucket)["Contents"]
         if item["Key"].endswith("job-0.json")
     ]
     for text in (b"", b"[1]", b'{"jobArn": 1}'):
-        bedrock.s3.put_object(Bucket=f"bucket-{bedrock.port}", Key=key, Body=text)
+        bedrock.s3.put_object(Bucket=bedrock.bucket, Key=key, Body=text)
         with pytest.raises(LabelingError, match=r"job-0.json is no record of a job; remove it"):
             texts_of(bedrock)
 

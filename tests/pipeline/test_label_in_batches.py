@@ -26,7 +26,7 @@ def configuration(server: BatchServer, folder: Path) -> Path:
         "role": "metric",
         "criterion": "helpfulness",
         "rubric": "helpfulness",
-        "engine": config_of(f"bucket-{server.port}").model_dump(mode="json"),
+        "engine": config_of(server.bucket).model_dump(mode="json"),
     }
     path = folder / "batch.yaml"
     path.write_text(yaml.safe_dump(config | {"labelers": [*config["labelers"], judge]}))
