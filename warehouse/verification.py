@@ -26,7 +26,7 @@ from warehouse.commits import (
     files_ever,
     taken_files,
 )
-from warehouse.ledger import CorruptFile, Ledger, MissingFile
+from warehouse.ledger import Conflict, CorruptFile, Ledger, MissingFile
 from warehouse.schemas import TABLES
 from warehouse.store import Entry, MissingObject, Store, StoreError, open_store
 
@@ -87,8 +87,7 @@ def verify(
         files = ledger.files(as_of)
     there = {entry.key: entry for entry in entries}
     problems += check_files(store, files, progress)
-    missing = {problem.path for problem in problems if problem.kind == "missing"}
-    if missing and not wrong and missing & dead_paths(ledger.commits()):
+    if not wrong and _deleted_since(ledger, problems):
         # A vacuum or a forget beside us, which commits before it deletes: no damage.
         return verify(root, as_of, all_versions=all_versions, progress=progress)
     problems += [
@@ -134,11 +133,22 @@ def check_files(
 
 
 def verify_files(store: Store, files: Sequence[LiveFile]) -> None:
-    """Raises CorruptFile naming every file that is not what the ledger says it is."""
+    """Raises CorruptFile naming every file that is not what the ledger says it is.
+
+    Conflict where a file of an older look at the ledger has been deleted since by its word.
+    """
     problems = check_files(store, files)
+    for path in _deleted_since(Ledger(store), problems):
+        raise Conflict(f"{store.root}/{path}: deleted meanwhile by a forget or a vacuum; run again")
     if problems:
         shown = "; ".join(f"{store.root}/{x.path}: {x.kind}: {x.detail}" for x in problems)
         raise CorruptFile(f"{shown}; restore it from a backup (`roundhouse verify` lists all)")
+
+
+def _deleted_since(ledger: Ledger, problems: Sequence[Problem]) -> list[str]:
+    missing = [problem.path for problem in problems if problem.kind == "missing"]
+    dead = dead_paths(ledger.commits()) if missing else set()
+    return [path for path in missing if path in dead]
 
 
 def read_verified(store: Store, file: LiveFile) -> bytes:

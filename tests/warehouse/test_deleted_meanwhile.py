@@ -17,13 +17,13 @@ from tests.warehouse.test_compact import amend
 from tests.warehouse.test_forget import SAY
 from warehouse.compaction import compact
 from warehouse.forgetting import Forgetting, forget
-from warehouse.ledger import Conflict, Ledger, MissingFile, Vacuumed
+from warehouse.ledger import Conflict, CorruptFile, Ledger, MissingFile, Vacuumed
 from warehouse.publish import publish
 from warehouse.reading import read_table
 from warehouse.schemas import table_from_rows
 from warehouse.store import Store, WarehouseError, open_store
 from warehouse.vacuum import vacuum
-from warehouse.verification import Verification, verify
+from warehouse.verification import Verification, verify, verify_files
 
 HATE = "round=0/train-labels/hate@r1"
 
@@ -190,6 +190,22 @@ def test_a_compact_beside_a_forget_is_done_or_says_so(roots: Callable[[], str]) 
         assert verify(root, all_versions=True).problems == ()
     assert Conflict in ends
     assert ends <= {list, Conflict}
+
+
+def test_files_of_an_older_look_at_the_ledger_are_deleted_not_lost(
+    roots: Callable[[], str],
+) -> None:
+    root = roots()
+    store = open_store(root)
+    files = Ledger(store).files(table="labels")
+    forget_t1(root)
+    with pytest.raises(Conflict, match=r"deleted meanwhile by a forget or a vacuum; run again"):
+        verify_files(store, files)
+    files = Ledger(store).files(table="labels")
+    verify_files(store, files)
+    store.delete(files[0].path)
+    with pytest.raises(CorruptFile, match=rf"{files[0].path}: missing"):
+        verify_files(store, files)
 
 
 @pytest.mark.parametrize(
