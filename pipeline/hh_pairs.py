@@ -10,14 +10,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from pipeline.json_lines import json_lines
 from pipeline.prompts import MalformedPrompt, check_messages, transcript_turns
-from pipeline.scored_rollouts import FileContent, Pair, dead_letter, json_lines, refuse_surrogates
+from pipeline.scored_rollouts import NOT_IMPORTED, FileContent, Pair, dead_letter, refuse_surrogates
 
 
 def read_pairs(path: Path) -> FileContent:
     """The file's pairs, and a dead letter for every line that holds none."""
     content = FileContent()
-    for number, line in json_lines(path):
+    for number, line in json_lines(path, NOT_IMPORTED):
         try:
             content.pairs.append(parse_pair(json.loads(line)))
         except (ValueError, RecursionError) as error:

@@ -15,14 +15,15 @@ import math
 from pathlib import Path
 from typing import Any
 
+from pipeline.json_lines import json_lines
 from pipeline.prompts import MalformedPrompt, check_messages
 from pipeline.scored_rollouts import (
+    NOT_IMPORTED,
     FileContent,
     Pair,
     ScoredRollout,
     checked_rollout,
     dead_letter,
-    json_lines,
     refuse_surrogates,
     text_messages,
 )
@@ -31,7 +32,7 @@ from pipeline.scored_rollouts import (
 def read_chat_lines(path: Path) -> FileContent:
     """The file's completions and pairs, and a dead letter for every line that is neither."""
     content = FileContent()
-    for number, line in json_lines(path):
+    for number, line in json_lines(path, NOT_IMPORTED):
         try:
             found = parse_line(json.loads(line))
         except (ValueError, RecursionError) as error:

@@ -6,7 +6,6 @@ transcripts (`chosen`/`rejected`, .jsonl or .jsonl.gz), JSONL, Parquet, a Hub da
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 import random
@@ -15,12 +14,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.config import ConfigError, PromptsConfig, sha256_of
+from pipeline.json_lines import json_lines
 from warehouse import schemas
 from warehouse.catalog import read_table
 from warehouse.ledger import AlreadyPublished, Ledger
@@ -220,15 +219,8 @@ def _read(config: PromptsConfig, seed: int) -> Iterator[tuple[str, object]]:
 
 
 def _read_jsonl(path: Path, config: PromptsConfig) -> Iterator[tuple[str, object]]:
-    opener: Any = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opener(path, "rb") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.strip():
-                    continue
-                yield f"{path.name}:{number}", _parse_line(line, config)
-    except (OSError, EOFError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    for number, line in json_lines(path):
+        yield f"{path.name}:{number}", _parse_line(line, config)
 
 
 def _parse_line(line: bytes, config: PromptsConfig) -> object:

@@ -6,10 +6,7 @@ Not here: the formats (trl_completions.py, openai_jsonl.py, hh_pairs.py), where 
 
 from __future__ import annotations
 
-import gzip
 import json
-import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +15,7 @@ from typing import Any
 from pipeline.config import ConfigError
 from pipeline.prompts import MalformedPrompt, Messages, check_messages
 
+NOT_IMPORTED = "; nothing of it is imported"
 _PAYLOAD_LENGTH = 2000
 
 
@@ -112,18 +110,6 @@ def checked_rollout(rollout: ScoredRollout) -> ScoredRollout:
 def refuse_surrogates(*texts: object) -> None:
     """Raises UnicodeEncodeError for a lone surrogate, which no file could hold."""
     json.dumps(texts, ensure_ascii=False).encode()
-
-
-def json_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Number (from 1) and bytes of every line of a .jsonl or .jsonl.gz that is not blank."""
-    opener: Any = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opener(path, "rb") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield number, line
-    except (OSError, EOFError, zlib.error) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}; nothing of it is imported") from error
 
 
 def dead_letter(stage: str, place: str, payload: str, error: Exception) -> dict[str, object]:

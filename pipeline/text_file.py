@@ -7,19 +7,19 @@ names file and line. Not here: labels (label_file.py), prompts of a round (promp
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import itertools
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from labeling.label import decoded_texts
 from pipeline.config import ConfigError
+from pipeline.json_lines import json_lines
 from pipeline.prompts import MalformedPrompt, messages_of
 
 _COLUMNS = ("id", "text", "prompt", "completion")
@@ -55,7 +55,7 @@ def count_rows(path: Path) -> int:
     """Rows of the file, the blank lines of a JSONL file not counted. Raises ConfigError."""
     if path.name.endswith(".parquet"):
         return int(_parquet(path).metadata.num_rows)
-    return sum(1 for _ in _lines(path))
+    return sum(1 for _ in json_lines(path))
 
 
 def read_subjects(path: Path, shard_rows: int) -> Iterator[list[Subject]]:
@@ -63,7 +63,7 @@ def read_subjects(path: Path, shard_rows: int) -> Iterator[list[Subject]]:
 
     Lines count from 1; for Parquet they are row numbers, which count from 1 as well.
     """
-    rows = _parquet_rows(path, shard_rows) if path.name.endswith(".parquet") else _lines(path)
+    rows = _parquet_rows(path, shard_rows) if path.name.endswith(".parquet") else json_lines(path)
     subjects = (_subject(path, line, row) for line, row in rows)
     while shard := list(itertools.islice(subjects, shard_rows)):
         yield shard
@@ -82,17 +82,6 @@ def subject_table(subjects: list[Subject]) -> pa.Table:
             "completion_sha256": [hashlib.sha256(text.encode()).hexdigest() for text in texts],
         }
     )
-
-
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    opener: Any = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opener(path, "rb") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield number, line
-    except (OSError, EOFError) as error:
-        raise ConfigError(f"--input {path}: cannot be read: {error}") from error
 
 
 def _parquet(path: Path) -> pq.ParquetFile:
