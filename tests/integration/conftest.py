@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from tests.integration import nights
 from training.starter import starter_path
@@ -18,9 +20,14 @@ def starters() -> Path:
 
 @pytest.fixture(scope="session")
 def warehouse(starters: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A warehouse after two undisturbed rounds."""
-    root = tmp_path_factory.mktemp("night") / "warehouse"
-    done = nights.run(root)
-    (root.parent / "stdout.txt").write_text(done.stdout)
-    (root.parent / "stderr.txt").write_text(done.stderr)
+    """A warehouse after two undisturbed rounds; tests only read it. Workers share one."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "night"
+    with FileLock(f"{folder}.lock"):
+        root = folder / "warehouse"
+        if not (folder / "stderr.txt").exists():
+            folder.mkdir(exist_ok=True)
+            done = nights.run(root)
+            (folder / "stdout.txt").write_text(done.stdout)
+            (folder / "stderr.txt").write_text(done.stderr)
     return root
