@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import re
 import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.sql_output import OutputError, Queries, print_answer, write_answer
 from warehouse.catalog import connect, load_query, lock_down, query_names
+from warehouse.commits import dead_paths
 from warehouse.descriptions import load_descriptions
+from warehouse.ledger import Ledger
 from warehouse.reading import quote
 from warehouse.schemas import TABLES
 from warehouse.statements import Statement, reading_statements
-from warehouse.store import WarehouseError
+from warehouse.store import WarehouseError, open_store
 
 if TYPE_CHECKING:
     import duckdb
@@ -40,20 +44,38 @@ class Session:
         """Runs the statements of `text` in order; prints each answer, or writes the one to `out`.
 
         All are looked at before the first one runs. Raises ForbiddenStatement, OutputError where
-        `out` would have to take several answers, QueryCancelled, and whatever DuckDB raises.
+        `out` would have to take several answers, QueryCancelled, WarehouseError for a file deleted
+        since the session began, and whatever DuckDB raises.
         """
         statements = reading_statements(self.con, text)
         answers = sum(statement.has_rows for statement in statements)
         if out is not None and answers != 1:
             raise OutputError(f"{out} takes one answer, and this gives {answers}")
         for statement in statements:
-            relation = self._ask(statement)
-            if relation is None:
-                continue
-            if out is None:
-                print_answer(self.queries, relation, style)
-            else:
-                write_answer(self.queries, relation, style, out)
+            with self._deletions_explained():
+                relation = self._ask(statement)
+                if relation is None:
+                    continue
+                if out is None:
+                    print_answer(self.queries, relation, style)
+                else:
+                    write_answer(self.queries, relation, style, out)
+
+    @contextmanager
+    def _deletions_explained(self) -> Iterator[None]:
+        """Raises WarehouseError where DuckDB misses a file that was deleted since we connected."""
+        try:
+            yield
+        except Exception as error:
+            said = str(error)
+            if ".parquet" in said:
+                commits = Ledger(open_store(self._root, read_only=True)).commits()
+                if gone := [path for path in dead_paths(commits) if path in said]:
+                    raise WarehouseError(
+                        f"{gone[0]} has been deleted by a forget or a vacuum since this session "
+                        "began; open a new one"
+                    ) from error
+            raise
 
     def _ask(self, statement: Statement) -> duckdb.DuckDBPyRelation | None:
         if (match := _DESCRIBE.fullmatch(statement.text)) and match[1].lower() in self.views:
