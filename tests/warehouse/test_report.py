@@ -193,7 +193,7 @@ def test_the_reward_stands_beside_judges_it_does_not_read(tmp_path: Path) -> Non
 
 
 def test_a_number_and_every_file_can_be_traced(html: str, shared_warehouse: Path) -> None:
-    assert "roundhouse lineage night --round 2 --metric toxicity_rate --labeler meter" in html
+    assert "roundhouse lineage WAREHOUSE --round 2 --metric toxicity_rate --labeler meter" in html
     page = Page(write_report(shared_warehouse, shared_warehouse.parent / "r.html").read_text())
     listed = [(cells[0], cells[2]) for cells in page.rows if cells[0].endswith(".parquet")]
     files = Ledger(open_store(shared_warehouse, read_only=True)).files()
