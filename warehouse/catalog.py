@@ -27,6 +27,7 @@ from warehouse.store import WarehouseError, open_store
 
 __all__ = [
     "connect",
+    "create_functions",
     "load_checks",
     "load_query",
     "lock_down",
@@ -65,6 +66,7 @@ def connect(
     create_ledger_views(con, version.commits, version.files, version.writers)
     for name in TABLES:
         create_table_view(con, store, name, ())
+    create_functions(con)
     marts = _marts_in_order()
     for name, sql in marts.items():
         con.execute(f"create view {name} as {sql}")
@@ -98,17 +100,18 @@ def view_columns(con: duckdb.DuckDBPyConnection) -> dict[str, list[str]]:
 
 
 def open_connection() -> duckdb.DuckDBPyConnection:
-    """An in-memory DuckDB that never reaches for the network and thinks in UTC.
-
-    It knows the functions of `sql/functions`, which the marts share.
-    """
+    """An in-memory DuckDB that never reaches for the network and thinks in UTC."""
     con = duckdb.connect(
         config={"autoinstall_known_extensions": False, "autoload_known_extensions": False}
     )
     con.execute("set TimeZone = 'UTC'")
+    return con
+
+
+def create_functions(con: duckdb.DuckDBPyConnection) -> None:
+    """The functions of `sql/functions`, which the marts share."""
     for function in _functions():
         con.execute(function)
-    return con
 
 
 @functools.cache

@@ -21,10 +21,9 @@ import pyarrow.parquet as pq
 
 from warehouse.commits import Commit, LiveFile, Replacements, files_ever, taken_files
 from warehouse.data_files import put_like
-from warehouse.ledger import CorruptFile, MissingFile
-from warehouse.store import MissingObject, Store, StoreError
+from warehouse.store import Store
 from warehouse.suppression import PROMPT_COLUMNS, ROLLOUT_COLUMNS
-from warehouse.verification import read_rows
+from warehouse.verification import naming, read_rows
 
 # Prompts first: their texts find dead letters; then rollouts: their ids find rows of the others.
 SEARCHED = (
@@ -102,14 +101,9 @@ class Search:
         """The columns by which rows are found, and no others."""
         texts = ("payload", "message") if file.table == "dead_letters" else ()
         wanted = {*PROMPT_COLUMNS, *ROLLOUT_COLUMNS, *texts}
-        place = f"{self._store.root}/{file.path}"
-        try:
+        with naming(self._store, file):
             parquet = pq.ParquetFile(self._store.open(file.path, file.bytes))
             return parquet.read(columns=[n for n in parquet.schema_arrow.names if n in wanted])
-        except MissingObject as error:
-            raise MissingFile(place, file.path, error) from error
-        except (OSError, StoreError, pa.ArrowException) as error:
-            raise CorruptFile(f"{place}: damaged or missing: {error}") from error
 
     def _hits(self, table: str, rows: pa.Table) -> pa.Array:
         """Which rows are of the prompts, [rows.num_rows] bool."""

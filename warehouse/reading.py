@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 
 from warehouse.ledger import CorruptFile, Ledger, LiveFile, MissingFile
 from warehouse.schemas import SCHEMA_VERSION, TABLES
-from warehouse.store import MissingObject, Store, StoreError, WarehouseError, open_store
-from warehouse.verification import read_verified
+from warehouse.store import Store, WarehouseError, open_store
+from warehouse.verification import naming, read_verified
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
@@ -197,8 +197,7 @@ def _quote_name(name: str) -> str:
 
 
 def _read_file(store: Store, file: LiveFile, schema: pa.Schema, verified: bool) -> pa.Table:
-    place = f"{store.root}/{file.path}"
-    try:
+    with naming(store, file):
         if verified:
             source = pa.BufferReader(read_verified(store, file))
         else:
@@ -206,11 +205,8 @@ def _read_file(store: Store, file: LiveFile, schema: pa.Schema, verified: bool) 
         parquet = pq.ParquetFile(source, page_checksum_verification=True)
         present = [name for name in schema.names if name in parquet.schema_arrow.names]
         rows = parquet.read(columns=present)
-    except MissingObject as error:
-        raise MissingFile(place, file.path, error) from error
-    except (OSError, StoreError, pa.ArrowException) as error:
-        raise CorruptFile(f"{place}: damaged or missing: {error}") from error
     if rows.num_rows != file.rows:
+        place = f"{store.root}/{file.path}"
         raise CorruptFile(f"{place}: {rows.num_rows} rows, the ledger has {file.rows}")
     columns = [
         rows.column(field.name).cast(field.type)

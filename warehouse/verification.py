@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -138,8 +139,9 @@ def verify_files(store: Store, files: Sequence[LiveFile]) -> None:
     Conflict where a file of an older look at the ledger has been deleted since by its word.
     """
     problems = check_files(store, files)
-    for path in _deleted_since(Ledger(store), problems):
-        raise Conflict(f"{store.root}/{path}: deleted meanwhile by a forget or a vacuum; run again")
+    if gone := _deleted_since(Ledger(store), problems):
+        place = f"{store.root}/{gone[0]}"
+        raise Conflict(f"{place}: deleted meanwhile by a forget or a vacuum; run again")
     if problems:
         shown = "; ".join(f"{store.root}/{x.path}: {x.kind}: {x.detail}" for x in problems)
         raise CorruptFile(f"{shown}; restore it from a backup (`roundhouse verify` lists all)")
@@ -167,6 +169,18 @@ def read_verified(store: Store, file: LiveFile) -> bytes:
     if problem is not None:
         raise CorruptFile(f"{store.root}/{file.path}: {problem.kind}: {problem.detail}")
     return data
+
+
+@contextmanager
+def naming(store: Store, file: LiveFile) -> Iterator[None]:
+    """What goes wrong while `file` is read becomes MissingFile or CorruptFile, which name it."""
+    place = f"{store.root}/{file.path}"
+    try:
+        yield
+    except MissingObject as error:
+        raise MissingFile(place, file.path, error) from error
+    except (OSError, StoreError, pa.ArrowException) as error:
+        raise CorruptFile(f"{place}: damaged or missing: {error}") from error
 
 
 def read_rows(store: Store, file: LiveFile) -> pa.Table:

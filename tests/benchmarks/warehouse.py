@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from tests.benchmarks.figures import Seconds, print_figure, seconds_in_turn
 from tests.benchmarks.warehouse_nights import Nights, made_up_nights
 from tests.benchmarks.warehouse_publish import print_one_more_night, print_publish
-from warehouse.catalog import connect, load_query, open_connection
+from warehouse.catalog import connect, create_functions, load_query, open_connection
 from warehouse.data_files import parquet_writer
 from warehouse.ledger import Ledger
 from warehouse.schemas import TABLES
@@ -116,6 +116,7 @@ def ideal_connection(root: Path, folder: Path) -> duckdb.DuckDBPyConnection:
                     writer.write_table(rows, TABLES[name].row_group_size)
             unfinished.rename(path)
         con.execute(f"create view {name} as from read_parquet('{path}')")
+    create_functions(con)
     for mart in ("current_labels", "toxicity_by_round"):
         con.execute(f"create view {mart} as {load_query(mart)}")
     return con
