@@ -1,8 +1,8 @@
 """A label: one measurement of one completion with its provenance, as a row of table `labels`.
 
 A failed label is a status with score NULL, never a number (a -1 for "failed", as in FastChat,
-poisons every mean that forgets to filter). Not here: how a text is measured (classifier.py,
-judge.py), what a score is worth (reward.py).
+poisons every mean that forgets to filter). Not here: how a text is measured
+(labelers/classifier.py, judges/likelihood.py), what a score is worth (rewards/reward.py).
 """
 
 from __future__ import annotations
@@ -25,10 +25,6 @@ from warehouse.schemas import SCORED_STATUSES, STATUSES, TABLES, conform
 # Part of every revision: raise it when reading the same model output gives another score.
 PARSER_VERSION = 1
 _MESSAGE_LENGTH = 500
-
-
-class LabelingError(RuntimeError):
-    """A labeler that cannot start or whose backend is dead; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -257,3 +253,14 @@ def decoded_texts(column: pa.ChunkedArray) -> list[str | None]:
         except UnicodeDecodeError:
             texts.append(None)
     return texts
+
+
+SENTINEL_PREFIX = "sentinel"
+
+
+def occasion_of(rollout_id: str, round_number: int | None) -> str | None:
+    """The night of a sentinel, None for any other text: every night asks for sentinels anew.
+
+    A remote judge changes in silence; an answer kept from another night would hide it.
+    """
+    return f"round {round_number}" if rollout_id.startswith(f"{SENTINEL_PREFIX}/") else None

@@ -4,7 +4,7 @@ It sees a refusal that is said, in English, in the usual words; one in other wor
 without being said is missed. `full`: the completion opens with a refusal. `partial`: the opening is
 none, and a later sentence begins with one; what people call partial (it refuses and then helps
 after all) no list of words tells apart, so read `partial` as a floor. Not here: rates and
-intervals (pipeline/policy_report.py), refusals of a judge (verdict.py).
+intervals (pipeline/suites/policy_numbers.py), refusals of a judge (judges/verdict.py).
 """
 
 from __future__ import annotations

@@ -1,37 +1,30 @@
 """The run configuration: one YAML file plus `--set key=value`, typed, every error naming its key.
 
-Rooms own the models of what only they read (labeling.config, training.config); this file joins them
-and holds the rules that cross rooms, for instance that no labeler is both reward and metric.
-Secrets never stand here: credentials come from the environment or the AWS chain.
+Rooms own the models of what only they read (labeling.labelers.config, training.ppo.config); this
+file joins them and holds the rules that cross rooms, for instance that no labeler is both reward
+and metric. Secrets never stand here: credentials come from the environment or the AWS chain.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from importlib import resources
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from labeling.config import LabelerConfig
-from labeling.engine_config import BedrockEngineConfig, OpenAIEngineConfig
-from labeling.gate_config import GateConfig
-from labeling.revision_config import RevisionConfig
-from labeling.reward_config import RewardConfig
-from pipeline.config_errors import explain
-from pipeline.promotion_config import PromotionConfig
-from training.adapters import AdapterConfig
-from training.config import TrainingConfig
-from training.preference_config import PreferenceConfig
-from warehouse.local_cache import local_folder
-from warehouse.store import StoreError
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot run; the message names file and key and says what to do."""
+from labeling.engines.config import BedrockEngineConfig, OpenAIEngineConfig
+from labeling.gate.config import GateConfig
+from labeling.labelers.config import LabelerConfig
+from labeling.reviser.config import RevisionConfig
+from labeling.rewards.config import RewardConfig
+from pipeline.errors import ConfigError
+from pipeline.holdout.config import PromotionConfig
+from training.policy.adapters import AdapterConfig
+from training.ppo.config import TrainingConfig
+from training.preference.config import PreferenceConfig
+from warehouse.errors import StoreError
+from warehouse.store.local_cache import local_folder
 
 
 class _Section(BaseModel):
@@ -284,59 +277,10 @@ class RunConfig(_Section):
         return next(x for x in self.labelers if x.name == name)
 
 
-def sha256_of(value: object) -> str:
-    """Hex digest of a JSON-able value, independent of key order."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def shipped_configs() -> dict[str, Path]:
-    """Name -> path of the configurations that come with the package."""
-    folder = Path(str(resources.files("pipeline"))) / "configs"
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
-
-
-def load_config(name: str, overrides: list[str] | None = None) -> RunConfig:
-    """Reads a YAML file or a shipped configuration, applies `key.sub=value` overrides, checks it.
-
-    Raises ConfigError naming the file and the key.
-    """
-    shipped = shipped_configs()
-    path = Path(name)
-    if not path.is_file():
-        if name not in shipped:
-            raise ConfigError(
-                f"{name}: neither a file nor one of the shipped: {', '.join(shipped)}"
-            )
-        path = shipped[name]
-    try:
-        raw = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from error
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: expected keys and values, found {type(raw).__name__}")
-    for override in overrides or []:
-        _apply(raw, override)
-    try:
-        return RunConfig.model_validate(raw)
-    except ValidationError as error:
-        raise ConfigError(explain(path, raw, error, RunConfig)) from error
-
-
-def _apply(raw: dict[str, Any], override: str) -> None:
-    """Sets one dotted key; a labeler is reached by its name: labelers.hate.model=..."""
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise ConfigError(f"--set {override}: expected key=value")
-    *parents, last = key.split(".")
-    node: Any = raw
-    for part in parents:
-        if isinstance(node, list):
-            node = next((x for x in node if isinstance(x, dict) and x.get("name") == part), None)
-        elif isinstance(node, dict):
-            node = node.setdefault(part, {})
-        if node is None:
-            raise ConfigError(f"--set {override}: there is no {part} in {key}")
-    if not isinstance(node, dict):
-        raise ConfigError(f"--set {override}: {'.'.join(parents)} holds no keys")
-    node[last] = yaml.safe_load(text)
+def chosen_labelers(config: RunConfig, names: Sequence[str]) -> list[LabelerConfig]:
+    """The labelers of these names (none: all), in the configuration's order. Raises ConfigError."""
+    known = [labeler.name for labeler in config.labelers]
+    unknown = sorted(set(names) - set(known))
+    if unknown:
+        raise ConfigError(f"--labeler {', '.join(unknown)}: the configuration has {known}")
+    return [labeler for labeler in config.labelers if not names or labeler.name in names]

@@ -1,6 +1,6 @@
 """Forgetting beyond the tables: judges' kept answers go too; what cannot be reached is named.
 
-Not here: the tables (warehouse/forgetting.py), the command (maintenance_cli.py).
+Not here: the tables (warehouse/maintenance/forgetting.py), the command (commands/maintenance.py).
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.stage import answers_file
-from warehouse.forgetting import Forgetting, forget
-from warehouse.local_cache import local_folder
-from warehouse.prompt_traces import Traces
+from pipeline.runtime.shards import answers_file
+from warehouse.maintenance.forgetting import Forgetting, forget
+from warehouse.maintenance.traces import Traces
+from warehouse.store.local_cache import local_folder
 
 # A short answer ("7", "yes") says nothing of a prompt, and many prompts have it.
 _SHORTEST_ANSWER = 40

@@ -21,16 +21,17 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pipeline import stages
-from pipeline.config import ConfigError, RunConfig
-from pipeline.decisions import awaits_training
-from pipeline.device import choose_device, choose_engine
-from pipeline.progress import StageDisplay
-from pipeline.publishing import StageReport
-from pipeline.stage import staging_folder
-from pipeline.stage_process import run_in_process, warm_up
-from warehouse.catalog import read_table
-from warehouse.ledger import Ledger
+from pipeline.config import RunConfig
+from pipeline.errors import ConfigError
+from pipeline.runtime.machine import choose_device, choose_engine
+from pipeline.runtime.process import run_in_process, warm_up
+from pipeline.runtime.progress import StageDisplay
+from pipeline.runtime.publishing import StageReport
+from pipeline.runtime.shards import staging_folder
+from pipeline.stages import entry as stages
+from pipeline.stages.rounds import awaits_training, is_stopped
+from warehouse.ledger.ledger import Ledger
+from warehouse.ledger.reading import read_table
 from warehouse.store import open_store
 
 DONE, FAILED, DEAD_LETTERS, REFUSED = 0, 1, 3, 4
@@ -200,16 +201,10 @@ def next_round(config: RunConfig) -> int:
     number = int(last["round"])
     is_open = last["status"] == "accepted" and awaits_training(config.warehouse, number)
     if last["status"] == "refused":
-        from pipeline.gate import is_reopened
+        from pipeline.stages.gate import is_reopened
 
         is_open = is_reopened(config, number)
     return number if is_open else number + 1
-
-
-def is_stopped(root: str) -> bool:
-    """Whether the last round reached the stop rule."""
-    rows = read_table(root, "rounds", columns=["round", "is_stopped"]).to_pylist()
-    return bool(rows) and bool(max(rows, key=lambda r: r["round"])["is_stopped"])
 
 
 def time_by_kind(timings: list[StageTiming]) -> dict[str, float]:

@@ -10,13 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from labeling.config import JudgeConfig, LabelerConfig
-from labeling.engine_config import BedrockEngineConfig, OpenAIEngineConfig
+from labeling.engines.config import BedrockEngineConfig, OpenAIEngineConfig
 from labeling.engines.prices import Price, known_price
-from labeling.rubric import load_rubric
+from labeling.judges.config import JudgeConfig
+from labeling.judges.rubric import load_rubric
+from labeling.labelers.config import LabelerConfig
 from pipeline.config import RunConfig
-from pipeline.sentinels import sentinel_set
-from warehouse.store import WarehouseError
+from pipeline.stages.labels import sentinel_set
+from warehouse.errors import WarehouseError
 
 if TYPE_CHECKING:
     import duckdb
@@ -170,8 +171,8 @@ def _cost(
 
 
 def _known(config: RunConfig) -> _Known:
-    from pipeline.decisions import awaits_training
-    from warehouse.catalog import connect
+    from pipeline.stages.rounds import awaits_training
+    from warehouse.catalog.catalog import connect
 
     try:
         con = connect(config.warehouse)

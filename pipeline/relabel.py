@@ -14,14 +14,15 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from labeling.config import LabelerConfig
-from pipeline import stages
-from pipeline.config import ConfigError, RunConfig
-from pipeline.label_file import chosen_labelers
-from pipeline.labels import labels_key, revision_of, rollouts_key
+from labeling.labelers.config import LabelerConfig
+from pipeline.config import RunConfig, chosen_labelers
+from pipeline.errors import ConfigError
 from pipeline.night import Run, prepare
-from warehouse.catalog import read_table
-from warehouse.ledger import Ledger
+from pipeline.stages import entry as stages
+from pipeline.stages.labels import revision_of
+from warehouse.keys import labels_key, rollouts_key
+from warehouse.ledger.ledger import Ledger
+from warehouse.ledger.reading import read_table
 from warehouse.store import open_store
 
 _FEWEST_PAIRS = 3  # two points always have a perfect order

@@ -4,7 +4,7 @@ Final labels that failed for a passing reason, and prompts that the sampling eng
 done again with the configuration as it is now, into one commit per stage that amends the old one:
 its rows stay as attempts that are no longer final, and `--as-of` still shows the state before.
 A round whose rewards (hold-out: whose evaluation) are published is closed: they name their labels.
-Not here: the stages (replay_stages.py), another revision of a labeler (relabel.py).
+Not here: the stages (stages/dead_rows.py), another revision of a labeler (relabel.py).
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from dataclasses import dataclass
 
 import pyarrow.compute as pc
 
-from labeling.config import LabelerConfig
-from pipeline import stages
-from pipeline.config import ConfigError, RunConfig
-from pipeline.label_file import chosen_labelers
-from pipeline.labels import labels_key, revision_of, rollouts_key
+from labeling.labelers.config import LabelerConfig
+from pipeline.config import RunConfig, chosen_labelers
+from pipeline.errors import ConfigError
 from pipeline.night import DEAD_LETTERS, DONE, Run, prepare
-from pipeline.replay_rows import failed_labels
-from pipeline.replay_stages import dead_prompts, rollout_ids
-from warehouse.catalog import read_table
-from warehouse.ledger import Ledger
+from pipeline.stages import entry as stages
+from pipeline.stages.dead_rows import dead_prompts, failed_labels, rollout_ids
+from pipeline.stages.labels import revision_of
+from warehouse.keys import labels_key, rollouts_key
+from warehouse.ledger.ledger import Ledger
+from warehouse.ledger.reading import read_table
 from warehouse.schemas import SCORED_STATUSES, STATUSES
 from warehouse.store import open_store
 

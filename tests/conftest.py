@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from pipeline.device import choose_device
-from pipeline.stage_process import prepare_environment
+from pipeline.runtime.machine import choose_device
+from pipeline.runtime.process import prepare_environment
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # busy machines spin otherwise

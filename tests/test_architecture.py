@@ -1,10 +1,11 @@
-"""The house holds: imports run downwards, files stay small, light modules stay light."""
+"""The house holds: imports run downwards, files and folders stay small, light modules light."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,46 @@ ROOMS = {
     "training": {"warehouse"},
     "pipeline": {"warehouse", "labeling", "training"},
 }
+# Rooms within rooms, lowest first: an import reaches only what stands below, `|` is side by side.
+FLOORS = {
+    "warehouse": [
+        "errors | schemas | keys | files",
+        "store",
+        "ledger",
+        "catalog | maintenance",
+        "publish | report | lineage | console | __init__",
+    ],
+    "labeling": [
+        "errors | section | refusal",
+        "label",
+        "labeler | trust",
+        "engines | rewards",
+        "judges",
+        "labelers | reviser",
+        "gate",
+    ],
+    "training": ["errors | revision", "policy", "ppo | preference", "starters"],
+    "pipeline": [
+        "errors | sampling | holdout",
+        "config",
+        "configs | runtime",
+        "policies | ingest | audit | forgetting",
+        "preferences",
+        "stages",
+        "night | suites",
+        "plan | relabel | replay",
+        "commands",
+        "cli",
+    ],
+}
+FLOOR = {
+    (room, place.strip()): height
+    for room, floors in FLOORS.items()
+    for height, floor in enumerate(floors)
+    for place in floor.split("|")
+}
+MOST_ENTRIES = 20
+FACES = {"__pycache__", "__init__.py", "README.md"}
 MODULES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 
 
@@ -38,6 +79,65 @@ def test_imports_run_downwards(path: Path):
     assert imported_rooms(path) <= ROOMS[room] | {room}
 
 
+def place_of(module: str) -> tuple[str, str]:
+    """The room, and the folder or file on its ground floor, of a dotted module name."""
+    room, _, rest = module.partition(".")
+    return room, rest.split(".")[0] or "__init__"
+
+
+def upward_imports(module: str, text: str) -> list[str]:
+    here = place_of(module)
+    found = []
+    for node in ast.walk(ast.parse(text)):
+        if not (isinstance(node, ast.ImportFrom) and node.module):
+            continue
+        if node.module.split(".")[0] != here[0]:
+            continue
+        for alias in node.names:
+            whole = f"{node.module}.{alias.name}" if node.module == here[0] else node.module
+            there = place_of(whole)
+            if there != here and FLOOR[there] >= FLOOR[here]:
+                found.append(f"line {node.lineno}: {here[1]} imports {there[1]}")
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_within_a_room_imports_reach_only_what_stands_below(path: Path):
+    if (
+        path.name == "__init__.py"
+        and path.parent.name in FLOORS
+        and path.parent.name != "warehouse"
+    ):
+        pytest.skip("the face of a room")
+    module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    assert upward_imports(module, path.read_text()) == []
+
+
+def test_an_import_upwards_is_found():
+    text = "from warehouse.ledger.ledger import Ledger\nfrom warehouse.errors import StoreError\n"
+    assert upward_imports("warehouse.store.folder", text) == ["line 1: store imports ledger"]
+    assert upward_imports("warehouse.catalog.catalog", text) == []
+
+
+@pytest.mark.parametrize(
+    "folder",
+    sorted({path.parent for path in MODULES}),
+    ids=lambda p: str(p.relative_to(ROOT)),
+)
+def test_a_folder_has_at_most_twenty_entries(folder: Path):
+    assert len([e for e in folder.iterdir() if e.name not in FACES]) <= MOST_ENTRIES
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_no_file_name_stands_twice_in_a_room(room: str):
+    names = Counter(
+        path.name
+        for path in MODULES
+        if path.relative_to(ROOT).parts[0] == room and path.name not in ("__init__.py", "config.py")
+    )
+    assert [name for name, count in names.items() if count > 1] == []
+
+
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_every_module_says_what_it_is_and_is_one_room(path: Path):
     text = path.read_text()
@@ -58,7 +158,7 @@ def test_only_the_given_folders_stand_at_the_top():
 
 def test_light_commands_import_nothing_heavy():
     script = (
-        "import sys, pipeline.cli, pipeline.status, pipeline.console, warehouse.catalog\n"
+        "import sys, pipeline.cli, pipeline.commands.nights, warehouse.catalog.catalog\n"
         "heavy = {'torch', 'vllm', 'apache_beam', 'transformers', 'matplotlib', 'scipy'}\n"
         "loaded = heavy & set(sys.modules)\n"
         "sys.exit(str(loaded) if loaded else 0)"

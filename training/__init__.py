@@ -2,3 +2,5 @@
 
 Knows `warehouse` only. Not a place for labelers (`labeling`) or for what runs when (`pipeline`).
 """
+
+from __future__ import annotations

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from warehouse.catalog import connect
+    from warehouse.catalog.catalog import connect
 
 __all__ = ["connect"]
 
@@ -21,7 +21,7 @@ __all__ = ["connect"]
 def __getattr__(name: str) -> Any:
     """`connect`, fetched when it is asked for: who needs only the schemas loads no DuckDB."""
     if name in __all__:
-        from warehouse import catalog
+        from warehouse.catalog import catalog
 
         return getattr(catalog, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,8 +3,8 @@
 One file per table and round, whatever the number of shards they came from, because the number of
 files is what makes queries slow. The data files go first, under names nobody knows; the commit
 makes them all visible at once. Killed at any moment, publish leaves orphans only.
-Not here: the shards and their names (pipeline), how a file is written (data_files.py), the commit
-file (ledger.py).
+Not here: the shards and their names (pipeline), how a file is written (ledger/data_files.py), the
+commit file (ledger/ledger.py).
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from warehouse import catalog
-from warehouse.commits import FORGET, VACUUM
-from warehouse.data_files import put_rows, write_parquet
-from warehouse.ledger import (
+from warehouse.catalog import catalog
+from warehouse.catalog.table_views import create_table_view
+from warehouse.errors import (
     AlreadyPublished,
-    Commit,
     Conflict,
     CorruptFile,
     ForgottenMeanwhile,
-    Ledger,
-    LiveFile,
+    WarehouseError,
 )
-from warehouse.reading import create_table_view
+from warehouse.ledger.commits import FORGET, VACUUM, Commit, LiveFile
+from warehouse.ledger.data_files import put_rows, write_parquet
+from warehouse.ledger.ledger import Ledger
+from warehouse.ledger.suppression import forgotten, without_forgotten
 from warehouse.schemas import TABLES, SchemaMismatch, Table, conform
-from warehouse.store import Store, WarehouseError, open_store
-from warehouse.suppression import forgotten, without_forgotten
+from warehouse.store import open_store
+from warehouse.store.base import Store
 
 __all__ = ["PublishRefused", "publish", "read_staged", "write_parquet"]
 _SHOWN_ROWS = 5
@@ -129,7 +129,7 @@ def _put_checked(
 
 
 def _refuse_vacuumed(store: Store, key: str, added: Sequence[LiveFile]) -> None:
-    """A process that slept for hours may find its files vacuumed as orphans (vacuum.py)."""
+    """A process that slept for hours may find its files vacuumed (maintenance/vacuum.py)."""
     lost = [file.path for file in added if not store.exists(file.path)]
     if lost:
         raise Conflict(f"{key}: {lost[0]} was deleted before it was committed; run it again")

@@ -3,7 +3,7 @@
 Each table states its grain (what one row is), its key, its sort order and its row-group size. Field
 ids are stable and never reused (add columns at the end), so readers can follow a rename. Columns
 marked volatile differ between two equal nights by nature (times, latencies, worker); "the same
-tables" means all others, sorted. Not here: how rows reach a file (publish.py), views (catalog.py).
+tables" means all others, sorted. Not here: how rows reach a file (publish.py), views (catalog/).
 """
 
 from __future__ import annotations

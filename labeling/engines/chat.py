@@ -40,8 +40,9 @@ class ChatAnswer:
     `service_tier`: what was paid for, where the endpoint has several and says which (batch).
     Token counts are the endpoint's; None where it said nothing. `first_token_logprobs`: token text
     -> log-probability in nats, None where not offered. `is_cached`: paid for by an earlier call
-    (answer_cache.py), whose usage, model and request id these are. Seconds are wall time: `seconds`
-    of the last attempt, `queued_seconds` all waiting before it (slots, budget, backoff).
+    (engines/remote/answer_cache.py), whose usage, model and request id these are. Seconds are wall
+    time: `seconds` of the last attempt, `queued_seconds` all waiting before it (slots, budget,
+    backoff).
     """
 
     key: str

@@ -1,6 +1,7 @@
 """What a call may cost and did cost: the price table, the budget, and the rate of tokens.
 
-Plain arithmetic without a clock or a thread of its own. Not here: who waits (dispatch.py).
+Plain arithmetic without a clock or a thread of its own. Not here: who waits
+(engines/remote/dispatch.py).
 """
 
 from __future__ import annotations

@@ -10,6 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from labeling.engines.config import JudgeEngineConfig, TransformersEngineConfig, VllmEngineConfig
+from labeling.engines.model_identity import ModelIdentity
+from labeling.errors import LabelingError
+
 
 class ScoreEngine(Protocol):
     """A loaded judge model. `name`, `version`, `dtype`, `device` go into every row.
@@ -40,3 +44,32 @@ class ScoreEngine(Protocol):
     def close(self) -> None:
         """Frees the model."""
         ...
+
+
+def load_score_engine(
+    engine: JudgeEngineConfig, model: ModelIdentity, device: str, *, labeler: str
+) -> ScoreEngine:
+    """The engine of a judge that runs here, loaded. Raises LabelingError for a remote one."""
+    if isinstance(engine, VllmEngineConfig):
+        from labeling.engines.local.vllm_scorer import VllmScorer
+
+        return VllmScorer(
+            model.location,
+            device=device,
+            revision=model.commit,
+            dtype=engine.dtype,
+            max_model_len=engine.max_model_len,
+            gpu_memory_utilization=engine.gpu_memory_utilization,
+        )
+    if not isinstance(engine, TransformersEngineConfig):
+        raise LabelingError(f"labelers.{labeler}.engine: {engine.kind} shows no likelihoods")
+    from labeling.engines.local.transformers_scorer import TransformersScorer
+
+    return TransformersScorer(
+        model.location,
+        device=device,
+        revision=model.commit,
+        dtype=engine.dtype,
+        max_model_len=engine.max_model_len,
+        token_budget=engine.token_budget,
+    )

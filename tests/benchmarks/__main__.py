@@ -8,8 +8,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from pipeline.device import choose_device
-from pipeline.stage_process import prepare_environment
+from pipeline.runtime.machine import choose_device
+from pipeline.runtime.process import prepare_environment
 from tests.benchmarks.figures import machine_line
 
 BENCHMARKS = {

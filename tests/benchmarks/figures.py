@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from pipeline.device import choose_device
-from pipeline.stage import package_versions
+from pipeline.runtime.machine import choose_device, package_versions
 
 
 def machine_line() -> str:
@@ -87,5 +86,5 @@ def print_ratio(
 
 def build_starters_once() -> None:
     """The starters are in the cache afterwards; built in a process that leaves nothing behind."""
-    call = "from training.starter import starter_path; starter_path('starter-policy')"
+    call = "from training.starters.starters import starter_path; starter_path('starter-policy')"
     subprocess.run([sys.executable, "-c", call], check=True)

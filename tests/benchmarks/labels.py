@@ -26,12 +26,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from pipeline.config import load_config
-from pipeline.device import choose_device
-from pipeline.labels import LabelerSettings, LabelWorker
-from pipeline.stage import Manifest, StageSpec, run_stage, split_rows
+from pipeline.configs.loading import load_config
+from pipeline.runtime.machine import choose_device
+from pipeline.runtime.shards import Manifest, StageSpec, run_stage, split_rows
+from pipeline.stages.labels import LabelerSettings, LabelWorker
 from tests.benchmarks.figures import print_figure, print_ratio, seconds_in_turn
-from training.starter_tokenizers import bpe_classifier_tokenizer, train_bpe
+from training.starters.tokenizers import bpe_classifier_tokenizer, train_bpe
 
 WINDOW, RANDOM_BATCH = 512, 32
 

@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass, replace
 
 from tests.benchmarks.figures import build_starters_once, print_figure
-from warehouse.catalog import connect
+from warehouse.catalog.catalog import connect
 
 SEEDS = (0, 1, 2)
 

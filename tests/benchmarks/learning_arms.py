@@ -193,10 +193,10 @@ def roundhouse(*words: str) -> None:
 
 def kl_to_base(warehouse: Path) -> float:
     """KL of the policy that sampled round 0's hold-out to the starter, nats per sequence."""
-    from pipeline.measures import kl_to_reference
-    from training.sequence_logprobs import sequence_logprobs
-    from training.starter import starter_path
-    from warehouse.catalog import read_table
+    from pipeline.holdout.measures import kl_to_reference
+    from training.policy.sequences import sequence_logprobs
+    from training.starters.starters import starter_path
+    from warehouse.ledger.reading import read_table
 
     rows = read_table(warehouse, "rollouts", rounds=[0])
     assert set(rows["purpose"].to_pylist()) == {"holdout"}

@@ -13,9 +13,9 @@ from pathlib import Path
 from statistics import median
 
 from labeling.engines.chat import ChatRequest
-from labeling.engines.vllm_chat import VllmChatEngine
-from labeling.engines.vllm_scorer import VllmScorer
-from pipeline.device import choose_device
+from labeling.engines.local.vllm_chat import VllmChatEngine
+from labeling.engines.local.vllm_scorer import VllmScorer
+from pipeline.runtime.machine import choose_device
 from tests.benchmarks.figures import print_figure, seconds_in_turn
 from tests.labeling.models import byte_tokenizer, save_judge
 

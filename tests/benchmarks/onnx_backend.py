@@ -17,8 +17,8 @@ from statistics import median
 
 import numpy as np
 
-from labeling.batching import pad_right, token_batches
-from labeling.model_identity import identify_model
+from labeling.engines.model_identity import identify_model
+from labeling.engines.tokens import pad_right, token_batches
 from tests.benchmarks.figures import print_figure, seconds_in_turn
 
 TEXTS, REPEATS, BUDGET, VOCABULARY = 96, 3, 4096, 50265
@@ -62,8 +62,7 @@ def forwards() -> dict[str, Forward]:
     import torch
     from transformers import RobertaConfig, RobertaForSequenceClassification
 
-    from labeling.engines.classifier_forward import torch_forward
-    from labeling.engines.onnx_classifier import onnx_forward
+    from labeling.labelers.forward import onnx_forward, torch_forward
 
     torch.manual_seed(0)
     config = RobertaConfig(

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 
-from pipeline.config import load_config
+from pipeline.configs.loading import load_config
 from pipeline.night import StageTiming, run_rounds, time_by_kind
 from tests.benchmarks.figures import build_starters_once, print_figure
 

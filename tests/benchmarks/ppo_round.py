@@ -15,10 +15,10 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from training.actor_critic import ActorCritic
-from training.config import TrainingConfig
-from training.dataset import TrainingSet
-from training.sequence_logprobs import sequence_logprobs
+from training.policy.actor_critic import ActorCritic
+from training.policy.sequences import sequence_logprobs
+from training.ppo.config import TrainingConfig
+from training.ppo.dataset import TrainingSet
 
 PAD, BOS, EOS = 0, 1, 2
 EPOCHS, MINIBATCH = 2, 32
@@ -119,7 +119,7 @@ def build_round(folder: Path, shape: Shape) -> int:
 
 
 def stored_rows(folder: Path) -> TrainingSet:
-    """The round as training.dataset hands it over."""
+    """The round as training.ppo.dataset hands it over."""
     with np.load(folder / "round.npz") as stored:
         rows = dict(stored)
     count = len(rows["rewards"])

@@ -26,8 +26,8 @@ from statistics import median
 
 import torch
 
-from pipeline.device import choose_device
-from pipeline.stage_process import prepare_environment
+from pipeline.runtime.machine import choose_device
+from pipeline.runtime.process import prepare_environment
 from tests.benchmarks.figures import Seconds, print_figure, print_ratio
 from tests.benchmarks.ppo_round import EPOCHS, MINIBATCH, SHAPES, Shape, build_round, stored_rows
 from tests.benchmarks.ppo_ways import Measured

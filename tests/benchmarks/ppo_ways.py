@@ -31,7 +31,7 @@ from tests.benchmarks.ppo_round import (
     stored_rows,
     training_config,
 )
-from training.ppo_trainer import train_ppo
+from training.ppo.trainer import train_ppo
 
 _MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes
 

@@ -21,9 +21,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from labeling.engine_config import OpenAIEngineConfig
 from labeling.engines.chat import ChatEngine, ChatRequest, PaidWork
-from labeling.engines.chat_engines import load_chat_engine
+from labeling.engines.config import OpenAIEngineConfig
+from labeling.engines.load import load_chat_engine
 from tests.benchmarks.figures import print_figure
 
 ROWS, WARM_UP, SLOTS, LATENCY, WANTED = 10_000, 200, 16, 0.2, 0.9

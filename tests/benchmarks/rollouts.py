@@ -15,19 +15,20 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.config import RunConfig, load_config
-from pipeline.device import choose_device
-from pipeline.prompts import ingest
-from pipeline.rollouts import (
+from pipeline.config import RunConfig
+from pipeline.configs.loading import load_config
+from pipeline.ingest.prompts import ingest
+from pipeline.runtime.machine import choose_device
+from pipeline.runtime.shards import StageSpec, run_stage, split_rows
+from pipeline.stages.rollout_worker import (
     RolloutWorker,
     SamplerSettings,
-    plan_prompts,
     prompt_seed,
     render_prompt,
 )
-from pipeline.stage import StageSpec, run_stage, split_rows
+from pipeline.stages.rollouts import plan_prompts
 from tests.benchmarks.figures import build_starters_once, print_ratio, seconds_in_turn
-from training.starter import starter_path
+from training.starters.starters import starter_path
 
 PROMPTS, REPEATS = 1024, 3
 WARM_UP_PROMPTS = 64

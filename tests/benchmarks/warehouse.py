@@ -24,9 +24,9 @@ import pyarrow.parquet as pq
 from tests.benchmarks.figures import Seconds, print_figure, seconds_in_turn
 from tests.benchmarks.warehouse_nights import Nights, made_up_nights
 from tests.benchmarks.warehouse_publish import print_one_more_night, print_publish
-from warehouse.catalog import connect, create_functions, load_query, open_connection
-from warehouse.data_files import parquet_writer
-from warehouse.ledger import Ledger
+from warehouse.catalog.catalog import connect, create_functions, load_query, open_connection
+from warehouse.ledger.data_files import parquet_writer
+from warehouse.ledger.ledger import Ledger
 from warehouse.schemas import TABLES
 from warehouse.store import open_store
 
@@ -44,7 +44,7 @@ ONE_ROUND = """
 """
 _OPEN_AND_ASK = """
 import json, resource, time
-from warehouse.catalog import connect
+from warehouse.catalog.catalog import connect
 started = time.perf_counter()
 con = connect({root!r})
 opened = time.perf_counter()

@@ -20,8 +20,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from warehouse.data_files import put_rows
-from warehouse.ledger import Ledger
+from warehouse.ledger.data_files import put_rows
+from warehouse.ledger.ledger import Ledger
 from warehouse.schemas import TABLES, conform, table_from_rows
 from warehouse.store import open_store
 

@@ -9,7 +9,7 @@ import pytest
 from filelock import FileLock
 
 from tests.integration import nights
-from training.starter import starter_path
+from training.starters.starters import starter_path
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from warehouse.catalog import read_table
-from warehouse.ledger import Ledger
+from warehouse.ledger.ledger import Ledger
+from warehouse.ledger.reading import read_table
 from warehouse.schemas import TABLES
 from warehouse.store import open_store
 

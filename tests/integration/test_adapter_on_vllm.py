@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from pipeline.progress import Heartbeat
-from pipeline.rollouts import RolloutWorker
-from tests.pipeline.test_rollouts import prompt, settings
-from tests.training.test_ppo_trainer import CONFIG, train
-from training.actor_critic import ActorCritic
-from training.adapters import AdapterConfig
-from training.dataset import TrainingSet
+from pipeline.runtime.progress import Heartbeat
+from pipeline.stages.rollout_worker import RolloutWorker
+from tests.pipeline.stages.test_rollouts import prompt, settings
+from tests.training.ppo.test_trainer import CONFIG, train
+from training.policy.actor_critic import ActorCritic
+from training.policy.adapters import AdapterConfig
+from training.policy.sequences import sequence_logprobs
+from training.ppo.dataset import TrainingSet
 from training.revision import policy_revision
-from training.sequence_logprobs import sequence_logprobs
-from training.starter import starter_path
+from training.starters.starters import starter_path
 
 ADAPTER = AdapterConfig(r=8)
 

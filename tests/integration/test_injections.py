@@ -13,11 +13,11 @@ from statistics import mean
 
 import pytest
 
+from labeling.gate.sentinels import CANARIES, load_sentinels
 from labeling.labeler import Labeler
-from labeling.labelers import build_labeler
-from labeling.sentinel import CANARIES, load_sentinels
-from pipeline.config import load_config
-from pipeline.policies import resolve
+from labeling.labelers.build import build_labeler
+from pipeline.configs.loading import load_config
+from pipeline.policies.policies import resolve
 from tests.labeling.models import subjects
 
 INJECTIONS = (

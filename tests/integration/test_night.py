@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.integration import nights
-from warehouse.catalog import connect, read_table
+from warehouse.catalog.catalog import connect
+from warehouse.ledger.reading import read_table
 
 
 def rows(root: Path, query: str) -> list[tuple]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration import nights
-from warehouse.catalog import connect
+from warehouse.catalog.catalog import connect
 
 DATA = Path(__file__).parents[3] / "shared/data"
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="../shared/data is absent")

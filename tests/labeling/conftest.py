@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.labeling.batch_server import BatchServer, batches
+from tests.labeling.engines.bedrock.batch_server import BatchServer, batches
 from tests.labeling.models import save_judge, save_random_classifier, save_word_classifier
 from tests.s3_server import s3_server
 

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 
 from pydantic import BaseModel
 
-from labeling.config import JudgeConfig
 from labeling.engines.chat import ChatAnswer, ChatRequest
-from labeling.model_identity import ModelIdentity
-from labeling.rubric import load_rubric
-from labeling.written_judge import WrittenJudgeLabeler
+from labeling.engines.model_identity import ModelIdentity
+from labeling.judges.config import JudgeConfig
+from labeling.judges.rubric import load_rubric
+from labeling.judges.written import WrittenJudgeLabeler
 from tests.labeling.models import subjects
 from warehouse.schemas import TABLES
 

@@ -12,13 +12,15 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from labeling.engine_config import OpenAIEngineConfig
-from pipeline import labels, night
-from pipeline.config import RunConfig, load_config
+from labeling.engines.config import OpenAIEngineConfig
+from pipeline import night
+from pipeline.config import RunConfig
+from pipeline.configs.loading import load_config
+from pipeline.stages import labels
 from tests.labeling.chat_server import ChatServer, serving
 from tests.labeling.scripted_chat import verdict
 from tests.warehouse.builder import Row, prompt, publish_rows, rollout
-from warehouse.catalog import connect
+from warehouse.catalog.catalog import connect
 
 _ANSWER = re.compile(r"Answer (\d+-[a-z]+(\d+)-\d+)\.")
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.pipeline.judged import sql
-from training.preference_rows import reward_rows
-from training.preferences import Selection
+from training.preference.rows import reward_rows
+from training.preference.selection import Selection
 
 
 def train_pairs(root: Path, prefix: str = "gold/", **selection: Any) -> list[dict[str, Any]]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.config import ConfigError, RunConfig, load_config, sha256_of, shipped_configs
+from pipeline.config import RunConfig
+from pipeline.configs.loading import load_config, shipped_configs
+from pipeline.errors import ConfigError
+from warehouse.files import sha256_of
 
 
 @pytest.mark.parametrize("name", sorted(shipped_configs()))

@@ -8,11 +8,14 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from pipeline import gate, labels, relabel, rewards, stages
+from pipeline import relabel
 from pipeline.cli import app
-from pipeline.config import ConfigError, RunConfig
+from pipeline.config import RunConfig
+from pipeline.errors import ConfigError
+from pipeline.stages import entry as stages
+from pipeline.stages import gate, labels, rewards
 from tests.pipeline.judged import Judges, config, here, judges, sql, store_rollouts
-from warehouse.ledger import Ledger
+from warehouse.ledger.ledger import Ledger
 from warehouse.store import open_store
 
 

@@ -10,21 +10,21 @@ from pathlib import Path
 import pytest
 
 from pipeline import night
-from pipeline.cli import _finish
-from pipeline.config import ConfigError
-from pipeline.model_store import POLICIES, find_model, keep_model, models_folder
-from pipeline.policies import base_policy, stored_policy
-from pipeline.status import print_status
+from pipeline.commands.nights import _finish, print_status
+from pipeline.errors import ConfigError
+from pipeline.policies.models import POLICIES, find_model, keep_model, models_folder
+from pipeline.policies.policies import base_policy, stored_policy
 from tests.integration.nights import assert_same, keys
-from tests.pipeline import test_rejected_night as tiny
 from tests.pipeline.judged import sql
-from tests.pipeline.test_rejected_night import ALWAYS, config
+from tests.pipeline.stages import test_rejected_night as tiny
+from tests.pipeline.stages.test_rejected_night import ALWAYS, config
 from tests.training.tiny import tiny_policy
 from tests.warehouse import conftest as stores
 from training.revision import policy_revision
-from warehouse.ledger import CorruptFile, Ledger
-from warehouse.local_cache import local_folder
+from warehouse.errors import CorruptFile
+from warehouse.ledger.ledger import Ledger
 from warehouse.store import open_store
+from warehouse.store.local_cache import local_folder
 
 models, run = tiny.models, tiny.run  # fixtures
 s3_endpoint, s3_root = stores.s3_endpoint, stores.s3_root
@@ -82,7 +82,7 @@ class Killed(BaseException):
 @pytest.fixture
 def killed_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Ends the process, as it were, right before a put whose key holds the given word."""
-    from warehouse.s3_store import S3Store
+    from warehouse.store.s3 import S3Store
 
     real = S3Store._put_once
 

@@ -12,8 +12,8 @@ from transformers import AutoTokenizer
 
 from tests.training.tiny import EOS, sample_rows, tiny_policy
 from tests.warehouse.builder import prompt, publish_rows, reward, rollout, round_row
+from training.policy.sequences import sequence_logprobs
 from training.revision import policy_revision
-from training.sequence_logprobs import sequence_logprobs
 
 SAMPLES = 4
 

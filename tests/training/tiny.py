@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from transformers import PreTrainedTokenizerFast as FastTokenizer
 
-from training.dataset import TrainingSet
+from training.ppo.dataset import TrainingSet
 
 VOCABULARY = 40
 EOS = 2

@@ -25,13 +25,14 @@ import pandas as pd  # noqa: F401
 import pyarrow.dataset as ds  # noqa: F401
 
 from tests.warehouse.builder import NOON, Row, label, prompt, reward, rollout, round_row
-from warehouse.forgetting import forget
-from warehouse.ledger import AlreadyPublished, Conflict, Ledger
+from warehouse.errors import AlreadyPublished, Conflict
+from warehouse.ledger.ledger import Ledger
+from warehouse.maintenance.forgetting import forget
+from warehouse.maintenance.vacuum import vacuum
 from warehouse.publish import publish
-from warehouse.s3_address import is_remote
 from warehouse.schemas import table_from_rows
 from warehouse.store import open_store
-from warehouse.vacuum import vacuum
+from warehouse.store.s3_address import is_remote
 
 LABELERS = ("hate", "meter")
 KEPT_VERSIONS = 12

@@ -14,12 +14,14 @@ import pyarrow as pa
 import pytest
 
 from tests.warehouse.builder import label, publish_rows, rollout
-from warehouse.catalog import connect, load_query, query_names, read_table
-from warehouse.ledger import Ledger
+from warehouse.catalog.catalog import connect, load_query, query_names
+from warehouse.errors import WarehouseError
+from warehouse.ledger.ledger import Ledger
+from warehouse.ledger.reading import read_table
 from warehouse.publish import publish
-from warehouse.report import write_report
+from warehouse.report.report import write_report
 from warehouse.schemas import SCHEMA_VERSION, TABLES
-from warehouse.store import WarehouseError, open_store
+from warehouse.store import open_store
 
 OLD = Path(__file__).parent / "old_warehouse_v1"
 NEW_COLUMNS = [

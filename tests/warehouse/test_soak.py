@@ -24,12 +24,13 @@ import pytest
 
 from tests.warehouse import soak_actors
 from tests.warehouse.soak_actors import Orders, night, publish_night, sweep, victim
-from warehouse.forgetting import forget
-from warehouse.ledger import Ledger, Vacuumed
-from warehouse.reading import read_table
+from warehouse.errors import Vacuumed
+from warehouse.ledger.ledger import Ledger
+from warehouse.ledger.reading import read_table
+from warehouse.maintenance.forgetting import forget
+from warehouse.maintenance.verify import verify
 from warehouse.schemas import TABLES, table_from_rows
 from warehouse.store import open_store
-from warehouse.verification import verify
 
 SIGKILLED = -9
 NIGHTS_A_LIFE = 1.5  # how many nights the longest life lasts, had each actor its share of the CPUs

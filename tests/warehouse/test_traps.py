@@ -27,10 +27,12 @@ import pytest
 from boto3.s3.transfer import S3Transfer
 
 from tests.warehouse.builder import label, prompt, publish_rows, rollout, small_warehouse
-from warehouse.catalog import connect, open_connection
-from warehouse.ledger import Ledger, LiveFile
-from warehouse.publish import publish, read_staged, write_parquet
-from warehouse.reading import read_table
+from warehouse.catalog.catalog import connect, open_connection
+from warehouse.ledger.commits import LiveFile
+from warehouse.ledger.data_files import write_parquet
+from warehouse.ledger.ledger import Ledger
+from warehouse.ledger.reading import read_table
+from warehouse.publish import publish, read_staged
 from warehouse.schemas import TABLES, table_from_rows
 from warehouse.store import open_store
 
@@ -179,7 +181,7 @@ def test_8_every_result_of_execute_is_read_to_its_end(tmp_path: Path) -> None:
 def test_9_times_are_read_without_pytz_as_arrow_and_pytz_is_required(tmp_path: Path) -> None:
     root = small_warehouse(tmp_path / "w")
     code = (
-        "import sys; sys.modules['pytz'] = None; from warehouse.catalog import connect; "
+        "import sys; sys.modules['pytz'] = None; from warehouse.catalog.catalog import connect; "
         "con = connect(sys.argv[1]); query = 'select max(labeled_at) as at from labels'; "
         "print(con.sql(query).to_arrow_table()['at'].type); con.sql(query).fetchall()"
     )
@@ -280,7 +282,7 @@ def test_duckdb_is_opened_in_one_place_without_the_network() -> None:
         for place, call, _ in calls("connect")
         if ast.unparse(call.func) == "duckdb.connect"
     ]
-    assert ours == ["warehouse/catalog.py"]
+    assert ours == ["warehouse/catalog/catalog.py"]
     settings = "select name, value from duckdb_settings() where name like 'auto%known_extensions'"
     assert set(open_connection().sql(settings).fetchall()) == {
         ("autoinstall_known_extensions", "false"),

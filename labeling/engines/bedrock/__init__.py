@@ -1,0 +1,1 @@
+"""Amazon Bedrock: Converse, and batch inference over S3."""

@@ -1,0 +1,77 @@
+"""Label log-probs from vLLM, in this process on a CPU, through an engine subprocess on CUDA.
+
+`logprob_token_ids` asks for exactly the label tokens; `logprobs=k` would cut at 20 and the values
+under structured outputs are renormalised. Needs a vLLM that has it (0.32).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from labeling.engines.local.vllm import load_vllm
+
+
+class VllmScorer:
+    """A judge on vLLM. See labeling.engines.scoring.ScoreEngine."""
+
+    name = "vllm"
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        device: str,
+        revision: str | None = None,
+        dtype: str = "auto",
+        max_model_len: int | None = None,
+        gpu_memory_utilization: float = 0.9,
+    ) -> None:
+        import vllm
+
+        options: dict[str, Any] = {}
+        if revision is not None:
+            options |= {"revision": revision, "tokenizer_revision": revision}
+        if device != "cpu":
+            options["gpu_memory_utilization"] = gpu_memory_utilization
+        self._llm: Any = load_vllm(
+            model, device=device, dtype=dtype, max_model_len=max_model_len, **options
+        )
+        self.version = vllm.__version__
+        self.device = device
+        model_config = self._llm.llm_engine.model_config
+        self.dtype = str(model_config.dtype).removeprefix("torch.")
+        self.max_prompt_tokens = int(model_config.max_model_len) - 1
+
+    def label_logprobs(
+        self, prompts: Sequence[list[int]], label_ids: Sequence[int]
+    ) -> list[list[float]]:
+        """See ScoreEngine.label_logprobs."""
+        from vllm import SamplingParams, TokensPrompt
+
+        if not prompts:
+            return []
+        parameters = SamplingParams(
+            temperature=0.0, max_tokens=1, logprob_token_ids=list(label_ids), detokenize=False
+        )
+        requests = [TokensPrompt(prompt_token_ids=list(ids)) for ids in prompts]
+        outputs = self._llm.generate(requests, parameters, use_tqdm=False)
+        return [
+            [float(output.outputs[0].logprobs[0][token].logprob) for token in label_ids]
+            for output in outputs
+        ]
+
+    def write(self, prompts: Sequence[list[int]], max_tokens: int) -> list[str]:
+        """See ScoreEngine.write."""
+        from vllm import SamplingParams, TokensPrompt
+
+        if not prompts:
+            return []
+        parameters = SamplingParams(temperature=0.0, max_tokens=max_tokens)
+        requests = [TokensPrompt(prompt_token_ids=list(ids)) for ids in prompts]
+        outputs = self._llm.generate(requests, parameters, use_tqdm=False)
+        return [output.outputs[0].text for output in outputs]
+
+    def close(self) -> None:
+        """Drops the engine."""
+        del self._llm

@@ -1,0 +1,88 @@
+"""Text that somebody else wrote as token ids, and a chat template cut at its messages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from labeling.errors import LabelingError
+
+PLACEHOLDERS = {"system": "ROUNDHOUSE-SYSTEM-SLOT", "user": "ROUNDHOUSE-USER-SLOT"}
+ZERO_WIDTH_SPACE = "\u200b"
+
+
+@dataclass(frozen=True)
+class JudgePrompt:
+    """Token ids and, for the record, the same prompt as text."""
+
+    token_ids: list[int]
+    text: str
+
+
+class UnfitPrompt(ValueError):
+    """The messages of one row cannot be shown to a judge; the message says why."""
+
+
+class UntrustedEncoder:
+    """Encodes what somebody else wrote: its control-token strings become plain characters."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        """Of a Hugging Face tokenizer; its added tokens are what controls the model."""
+        self._tokenizer = tokenizer
+        unknown = {tokenizer.unk_token_id}  # stands for any character, so it controls nothing
+        added = tokenizer.added_tokens_decoder
+        self._control = {token: str(text) for token, text in added.items() if token not in unknown}
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids without a single control token. Raises UnfitPrompt, also for surrogates."""
+        try:
+            for attempt in (text, self._broken_up(text)):
+                ids: list[int] = self._tokenizer.encode(
+                    attempt, add_special_tokens=False, split_special_tokens=True, verbose=False
+                )
+                if self._control.keys().isdisjoint(ids):
+                    return ids
+        except (UnicodeError, TypeError) as error:
+            raise UnfitPrompt(f"the text cannot be encoded: {error}") from error
+        raise UnfitPrompt("the text holds control tokens that cannot be told from the judge's own")
+
+    def _broken_up(self, text: str) -> str:
+        """Splitting covers the special tokens only; other added tokens get an invisible space."""
+        for token in sorted(self._control.values(), key=len, reverse=True):
+            text = text.replace(token, token[:1] + ZERO_WIDTH_SPACE + token[1:])
+        return text
+
+
+def template_pieces(
+    parts: Sequence[str], tokenizer: Any, *, judge: str, rubric: str | None = None
+) -> list[str]:
+    """The judge's chat template cut at the messages: trusted text, 'system', 'user', ..., tail.
+
+    `parts` are the roles, `system` and `user`, each at most once. Raises LabelingError.
+    """
+    if not tokenizer.chat_template:
+        raise LabelingError(
+            f"judge {judge}: its tokenizer has no chat template; use an instruction-tuned model"
+        )
+    messages = [{"role": part, "content": PLACEHOLDERS[part]} for part in parts]
+    described = f"rubric {rubric}" if rubric else f"messages of {list(parts)}"
+    try:
+        # Reasoning models must answer with the label at once; other templates ignore the switch.
+        rest = tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
+        )
+    except Exception as error:
+        raise LabelingError(
+            f"judge {judge}: its chat template refuses {described}: {error}; "
+            "a rubric without `system` suits every template"
+        ) from error
+    pieces: list[str] = []
+    for part in parts:
+        before, found, rest = rest.partition(PLACEHOLDERS[part])
+        if not found or PLACEHOLDERS[part] in rest:
+            raise LabelingError(
+                f"judge {judge}: its chat template does not show the {part} message exactly once"
+            )
+        pieces += [before, part]
+    return [*pieces, rest]

@@ -1,0 +1,7 @@
+"""A labeler that cannot start or whose backend is dead."""
+
+from __future__ import annotations
+
+
+class LabelingError(RuntimeError):
+    """A labeler that cannot start or whose backend is dead; the message says what to do."""

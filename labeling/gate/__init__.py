@@ -1,0 +1,1 @@
+"""What a night's labels must show before training."""

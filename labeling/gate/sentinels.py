@@ -1,0 +1,166 @@
+"""Sentinels: texts whose score is known, put before every labeler again each night.
+
+A set is a versioned YAML file; its text goes into table `templates`. Gold items stand on both sides
+of a criterion; canaries are answers that earn nothing and that some judges like all the same: a
+constant answer (Zheng et al. 2024, "Cheating Automatic LLM Benchmarks"), master keys (Zhao et al.
+2025, "One Token to Fool LLM-as-a-Judge"), a refusal, an echo, padding. Not here: what follows from
+their scores (checks.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pyarrow as pa
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+
+from labeling.errors import LabelingError
+from labeling.label import SENTINEL_PREFIX
+from labeling.labelers.config import LabelerConfig
+from warehouse.schemas import table_from_rows
+
+Kind = Literal["gold", "constant", "master_key", "refusal", "echo", "padding"]
+CANARIES: tuple[Kind, ...] = ("constant", "master_key", "refusal", "echo")
+
+
+class Sentinel(BaseModel):
+    """One text. `gold`: criterion -> how much of it is there; scored for these criteria alone.
+
+    `padding` repeats or stretches the answer of the sentinel `base`: it must not score higher.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str = Field(min_length=1)
+    kind: Kind
+    gold: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(min_length=1)
+    prompt: str = Field(min_length=1)
+    completion: str = Field(min_length=1)
+    base: str | None = None
+
+    @model_validator(mode="after")
+    def _canaries_earn_nothing(self) -> Sentinel:
+        if self.kind in CANARIES and any(self.gold.values()):
+            raise ValueError(f"{self.id}: a canary of kind {self.kind} has gold 0 everywhere")
+        if (self.kind == "padding") != (self.base is not None):
+            raise ValueError(f"{self.id}: kind padding and base (the id of another) go together")
+        return self
+
+
+class SentinelSet(BaseModel):
+    """The items of one file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    version: str
+    items: tuple[Sentinel, ...] = Field(min_length=1)
+    _text: str = PrivateAttr("")
+
+    @model_validator(mode="after")
+    def _ids_hold(self) -> SentinelSet:
+        ids = [item.id for item in self.items]
+        twice = sorted({i for i in ids if ids.count(i) > 1})
+        if twice:
+            raise ValueError(f"items: the ids {twice} stand twice")
+        lost = sorted({item.base for item in self.items if item.base} - set(ids))
+        if lost:
+            raise ValueError(f"items: base {lost[0]} is no item of this set")
+        return self
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the file's text."""
+        return hashlib.sha256(self._text.encode()).hexdigest()
+
+    def of(self, criterion: str) -> tuple[Sentinel, ...]:
+        """The items that a labeler of this criterion scores."""
+        return tuple(item for item in self.items if criterion in item.gold)
+
+    def subjects(self, criterion: str, round_number: int) -> pa.Table:
+        """What a labeler reads, one row per item; columns as Labeler.label takes them."""
+        items = self.of(criterion)
+        return pa.table(
+            {
+                "rollout_id": pa.array(
+                    [f"{SENTINEL_PREFIX}/{item.id}" for item in items], pa.string()
+                ),
+                "round": pa.array([round_number] * len(items), pa.int32()),
+                "prompt_id": pa.array(
+                    [f"{SENTINEL_PREFIX}/{item.id}" for item in items], pa.string()
+                ),
+                "completion": pa.array([item.completion for item in items], pa.large_string()),
+                "completion_sha256": pa.array(
+                    [hashlib.sha256(item.completion.encode()).hexdigest() for item in items],
+                    pa.string(),
+                ),
+                "messages": pa.array(
+                    [json.dumps([{"role": "user", "content": item.prompt}]) for item in items],
+                    pa.large_string(),
+                ),
+            }
+        )
+
+    def rows(self, criterion: str, labels: pa.Table) -> pa.Table:
+        """Rows of table `sentinels` from the labels of `subjects`; final ones count."""
+        items = {f"{SENTINEL_PREFIX}/{item.id}": item for item in self.of(criterion)}
+        return table_from_rows(
+            "sentinels",
+            [
+                {
+                    "round": row["round"],
+                    "labeler": row["labeler"],
+                    "revision": row["revision"],
+                    "sentinel_id": items[row["rollout_id"]].id,
+                    "kind": items[row["rollout_id"]].kind,
+                    "criterion": criterion,
+                    "gold": items[row["rollout_id"]].gold[criterion],
+                    "status": row["status"],
+                    "score": row["score"],
+                    "raw_output": row["raw_output"],
+                }
+                for row in labels.to_pylist()
+                if row["is_final"]
+            ],
+        )
+
+    def template_rows(self) -> pa.Table:
+        """The file as one row of table `templates`."""
+        row: dict[str, object] = {
+            "template_sha256": self.sha256,
+            "kind": "sentinels",
+            "name": self.name,
+            "version": self.version,
+            "text": self._text,
+        }
+        return table_from_rows("templates", [row])
+
+
+def load_sentinels(name: str) -> SentinelSet:
+    """A shipped set by name, or a YAML file by path. Raises LabelingError naming the file."""
+    folder = Path(str(resources.files("labeling"))) / "sentinels"
+    shipped = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    path = shipped.get(name) or Path(name)
+    if not path.is_file():
+        raise LabelingError(
+            f"sentinels {name}: neither a file nor one of the shipped: {list(shipped)}"
+        )
+    text = path.read_text(encoding="utf-8")
+    try:
+        found = SentinelSet.model_validate(yaml.safe_load(text))
+    except (yaml.YAMLError, ValidationError) as error:
+        raise LabelingError(f"sentinels {path}: {error}") from error
+    found._text = text
+    return found
+
+
+def is_starter(config: LabelerConfig) -> bool:
+    """Whether the labeler is one of the small models that know their own grammar only."""
+    engine = getattr(config, "engine", None)
+    model = str(getattr(engine or config, "model", ""))
+    return model.startswith("starter-")

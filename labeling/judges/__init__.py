@@ -1,0 +1,1 @@
+"""Labelers that are language models: rubrics, prompts, verdicts, scores."""

@@ -1,0 +1,150 @@
+"""Rows of table `labels` for judges that need several calls for one label: every call is a row.
+
+A label's rows share one `label_key` and count their `attempt` upwards; the last one is final. Not
+here: what is asked and when it is asked again (written.py), labels of one call (label.py).
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from labeling.engines.chat import ChatAnswer, ChatRequest
+from labeling.label import LabelIdentity, Measurement, label_id, label_key, label_rows
+from warehouse.schemas import TABLES, conform
+
+_MESSAGE_LENGTH = 500
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One row: a measurement and the call behind it, which a summary of other rows does not have.
+
+    `sample` counts the verdicts of a label from 0; `is_repair` marks the second try at one.
+    """
+
+    measurement: Measurement
+    request: ChatRequest | None = None
+    answer: ChatAnswer | None = None
+    rationale: str | None = None
+    score_method: str | None = None
+    sample: int = 0
+    is_repair: bool = False
+
+
+def storable(text: str) -> str:
+    """The text without lone surrogates, which JSON can spell and no table can hold."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def attempt_rows(
+    identity: LabelIdentity,
+    subjects: pa.Table,
+    attempts: Sequence[Sequence[Attempt]],
+    principles: Sequence[str | None],
+    *,
+    region: str | None = None,
+) -> pa.Table:
+    """All attempts of all subjects (one or more each, in order) as rows of table `labels`.
+
+    A rollout that stands twice among the subjects gets two labels that differ in `sample_index`.
+    """
+    if not len(attempts) == len(principles) == subjects.num_rows:
+        raise ValueError(f"{len(attempts)} lists of attempts for {subjects.num_rows} subjects")
+    flat = [attempt for row in attempts for attempt in row]
+    places = [index for index, row in enumerate(attempts) for _ in row]
+    table = label_rows(
+        identity,
+        subjects.take(pa.array(places, pa.int64())),
+        [attempt.measurement for attempt in flat],
+    )
+    columns = _keys(identity, subjects["rollout_id"].to_pylist(), attempts, principles)
+    columns |= {
+        "principle": [principles[place] for place in places],
+        "rationale": [a.rationale and storable(a.rationale) for a in flat],
+        "score_method": [a.score_method if a.measurement.score is not None else None for a in flat],
+        "provider_region": [region if a.answer else None for a in flat],
+    }
+    calls = [_call(attempt) for attempt in flat]
+    columns |= {name: [call.get(name) for call in calls] for name in _CALL_COLUMNS}
+    models = zip(columns.pop("answered_by"), table["model"].to_pylist(), strict=True)
+    columns["model"] = [answered or configured for answered, configured in models]
+    schema = TABLES["labels"].schema
+    for name, values in columns.items():
+        place = table.schema.get_field_index(name)
+        array = pa.array(values, type=schema.field(name).type)
+        table = table.set_column(place, schema.field(name), array)
+    return conform("labels", table)
+
+
+def _keys(
+    identity: LabelIdentity,
+    rollouts: Sequence[str],
+    attempts: Sequence[Sequence[Attempt]],
+    principles: Sequence[str | None],
+) -> dict[str, list[object]]:
+    """Identifying columns: one key per label, one id per attempt, and what replaced what."""
+    names = ("label_key", "label_id", "sample_index", "attempt", "is_final", "supersedes")
+    columns: dict[str, list[object]] = {name: [] for name in names}
+    used: Counter[str] = Counter()
+    for rollout, row, principle in zip(rollouts, attempts, principles, strict=True):
+        first = used[rollout]
+        used[rollout] += 1 + max(attempt.sample for attempt in row)
+        key = label_key(
+            rollout,
+            identity.labeler,
+            identity.revision,
+            identity.criterion,
+            principle=principle,
+            sample_index=first,
+        )
+        for number, attempt in enumerate(row):
+            columns["label_key"].append(key)
+            columns["label_id"].append(label_id(key, number))
+            columns["sample_index"].append(first + attempt.sample)
+            columns["attempt"].append(number)
+            columns["is_final"].append(number == len(row) - 1)
+            columns["supersedes"].append(label_id(key, number - 1) if attempt.is_repair else None)
+    return columns
+
+
+_CALL_COLUMNS = (
+    "service_tier",
+    *("sampling_json", "seed", "structured_mode", "stop_reason", "error_type", "error_message"),
+    *("cached_input_tokens", "is_usage_estimated", "cost_usd", "price_table_version"),
+    "is_cached",
+    *("latency_ms", "queue_ms", "retries", "request_id", "answered_by"),
+)
+
+
+def _call(attempt: Attempt) -> dict[str, object]:
+    """The columns that a call fills; none for a summary, whose calls have rows of their own."""
+    request, answer = attempt.request, attempt.answer
+    if request is None or answer is None:
+        return {}
+    sampling = {"temperature": request.temperature, "max_tokens": request.max_tokens}
+    is_counted = answer.input_tokens is not None and answer.output_tokens is not None
+    message = answer.error_message and storable(answer.error_message)[:_MESSAGE_LENGTH]
+    return {
+        "sampling_json": json.dumps(sampling),
+        "seed": request.seed,
+        "structured_mode": "json_schema" if request.schema else None,
+        "stop_reason": answer.stop_reason,
+        "error_type": answer.error_type,
+        "error_message": message,
+        "cached_input_tokens": answer.cached_input_tokens,
+        "is_usage_estimated": not is_counted if is_counted or answer.text is not None else None,
+        "cost_usd": answer.cost_usd,
+        "price_table_version": answer.price_table_version,
+        "is_cached": answer.is_cached,
+        "latency_ms": None if answer.is_cached else 1000 * answer.seconds,
+        "queue_ms": None if answer.is_cached else 1000 * answer.queued_seconds,
+        "retries": answer.retries,
+        "request_id": answer.request_id,
+        "service_tier": answer.service_tier,
+        "answered_by": answer.model,
+    }

@@ -1,0 +1,265 @@
+"""A labeler that is a language model: it reads a rubric, prompt and completion, and its score is
+the expectation over the likelihoods of the rubric's labels (d-RLAIF, arXiv 2309.00267 §2.2.2).
+
+Nothing is parsed, and nothing is generated but the reasons where they are asked for (`reasoning`).
+When too little probability lies on the labels, the judge meant to say something else: status
+low_mass, score NULL. Not here: rendering
+(prompt.py), engines (engines/), verdicts in words.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pyarrow as pa
+
+from labeling.engines.model_identity import ModelIdentity
+from labeling.engines.scoring import load_score_engine
+from labeling.engines.tokens import tokenizer_sha256
+from labeling.engines.untrusted import JudgePrompt, UnfitPrompt
+from labeling.errors import LabelingError
+from labeling.judges.config import JudgeConfig
+from labeling.judges.prompt import PromptBuilder, Shown, nonce_of
+from labeling.judges.rubric import Principle, Rubric
+from labeling.label import LabelIdentity, LabelLogprob, Measurement, decoded_texts, label_rows
+
+_CHUNK = 1024  # prompts of one engine call: enough to batch well, few enough to show progress
+_LABEL_ROOM = 32  # tokens after the reasons: the prefix of the label
+_ROUNDING = 1e-3  # a log-probability further above 0 is none
+
+
+class JudgeLabeler:
+    """See labeling.labeler.Labeler."""
+
+    def __init__(
+        self,
+        config: JudgeConfig,
+        rubric: Rubric,
+        model: ModelIdentity,
+        revision: str,
+        *,
+        device: str,
+        seed: int,
+    ) -> None:
+        """Loads tokenizer and engine; raises LabelingError when they cannot judge by the rubric."""
+        from transformers import AutoTokenizer
+
+        try:
+            tokenizer: Any = AutoTokenizer.from_pretrained(model.location, revision=model.commit)
+            # Before the engine: a model that cannot be a judge need not be loaded to find out.
+            self._builder = PromptBuilder(rubric, tokenizer, judge=config.engine.model)
+            self._engine = load_score_engine(config.engine, model, device, labeler=config.name)
+        except (OSError, ValueError) as error:
+            message = f"labelers.{config.name}.engine.model: cannot load {config.engine.model}"
+            raise LabelingError(f"{message}: {error}") from error
+        self._config, self._rubric, self._seed = config, rubric, seed
+        self._has_reasons = config.chosen_reasoning == "before"
+        self.identity = self._identity(model, revision, tokenizer_sha256(tokenizer), seed)
+
+    def label(self, subjects: pa.Table, progress: Callable[[int], None] | None = None) -> pa.Table:
+        """See Labeler.label. A column `second` holds the other completion of a pair."""
+        measurements: list[Measurement | None] = [None] * subjects.num_rows
+        rationales: list[str | None] = [None] * subjects.num_rows
+        prompts: dict[int, JudgePrompt] = {}
+        principles = self._principles(subjects)
+        for index, prompt in enumerate(self._prompts(subjects, principles)):
+            if isinstance(prompt, Measurement):
+                measurements[index] = prompt
+            else:
+                prompts[index] = prompt
+        if progress is not None and len(prompts) < subjects.num_rows:
+            progress(subjects.num_rows - len(prompts))
+        order = list(prompts)
+        for start in range(0, len(order), _CHUNK):
+            chunk = order[start : start + _CHUNK]
+            for index, found, reasons in self._scored({i: prompts[i] for i in chunk}):
+                measurements[index], rationales[index] = found, reasons
+            if progress is not None:
+                progress(len(chunk))
+        return label_rows(
+            self.identity,
+            subjects,
+            [m for m in measurements if m is not None],
+            principles=[None if p is None else p.name for p in principles],
+            rationales=rationales,
+        )
+
+    def _scored(
+        self, prompts: Mapping[int, JudgePrompt]
+    ) -> Iterator[tuple[int, Measurement, str | None]]:
+        """Row, measurement and rationale of prompts that ask for a label, or for reasons first."""
+        reasons: dict[int, str] = {}
+        asked = dict(prompts)
+        if self._has_reasons:
+            reasons = dict(zip(prompts, self._written(list(prompts.values())), strict=True))
+            for index, text in reasons.items():
+                try:
+                    asked[index] = self._builder.build_after(prompts[index], text)
+                except UnfitPrompt as error:
+                    del asked[index]
+                    yield index, Measurement("error", status_detail=str(error)), text
+        rows = self._logprobs(list(asked.values()))
+        for (index, prompt), row in zip(asked.items(), rows, strict=True):
+            label_ids, least = self._builder.label_ids, self._config.min_label_mass
+            found = measure(self._rubric, label_ids, row, prompt, least)
+            yield index, found, reasons.get(index)
+
+    def template_rows(self) -> pa.Table:
+        """The rubric."""
+        return self._rubric.template_rows()
+
+    def close(self) -> None:
+        """Frees the engine."""
+        self._engine.close()
+
+    def _identity(
+        self, model: ModelIdentity, revision: str, tokenizer_hash: str | None, seed: int
+    ) -> LabelIdentity:
+        config, rubric, engine = self._config, self._rubric, self._engine
+        return LabelIdentity(
+            labeler=config.name,
+            revision=revision,
+            kind=config.kind,
+            role=config.role,
+            criterion=config.criterion,
+            model=config.engine.model,
+            model_revision=model.revision,
+            backend=engine.name,
+            backend_version=engine.version,
+            score_method="logprob_expectation",
+            score_scale=rubric.scale,
+            family=_family(model),
+            tokenizer_sha256=tokenizer_hash,
+            device=engine.device,
+            dtype=engine.dtype,
+            template=rubric.name,
+            template_sha256=rubric.sha256,
+            sampling_json=json.dumps({"temperature": 0, "max_tokens": 1}),
+            seed=seed,
+        )
+
+    def _principles(self, subjects: pa.Table) -> list[Principle | None]:
+        rollouts = subjects["rollout_id"].to_pylist()
+        return [self._rubric.draw_principle(rollout, self._seed) for rollout in rollouts]
+
+    def _prompts(
+        self, subjects: pa.Table, principles: Sequence[Principle | None]
+    ) -> list[JudgePrompt | Measurement]:
+        """A prompt per subject, or the failed measurement of a text that cannot be shown."""
+        seconds = (
+            decoded_texts(subjects["second"])
+            if "second" in subjects.column_names
+            else [""] * subjects.num_rows
+        )
+        rows = zip(
+            decoded_texts(subjects["messages"]),
+            decoded_texts(subjects["completion"]),
+            principles,
+            seconds,
+            strict=True,
+        )
+        return [self._prompt(*row) for row in rows]
+
+    def _prompt(
+        self,
+        messages: str | None,
+        completion: str | None,
+        principle: Principle | None,
+        second: str | None,
+    ) -> JudgePrompt | Measurement:
+        if completion is None or second is None:
+            return Measurement("error", status_detail="the completion is NULL or not valid UTF-8")
+        nonce = nonce_of(self.identity.revision, messages, completion + second)
+        shown = Shown(messages, completion, nonce, principle, second)
+        try:
+            if self._has_reasons:
+                prompt = self._builder.build_reasons(shown)
+            else:
+                prompt = self._builder.build(shown)
+        except UnfitPrompt as error:
+            return Measurement("error", status_detail=str(error))
+        most = self._engine.max_prompt_tokens
+        if self._has_reasons:  # room for the reasons and for what follows them
+            most -= self._config.max_output_tokens + _LABEL_ROOM
+        if len(prompt.token_ids) > most:
+            return Measurement(
+                "too_long",
+                status_detail=f"{len(prompt.token_ids)} tokens; the judge reads {most}",
+                rendered_prompt=prompt.text,
+                input_tokens=len(prompt.token_ids),
+            )
+        return prompt
+
+    def _written(self, prompts: Sequence[JudgePrompt]) -> list[str]:
+        try:
+            return self._engine.write(
+                [prompt.token_ids for prompt in prompts], self._config.max_output_tokens
+            )
+        except Exception as error:
+            raise self._dead(len(prompts), error) from error
+
+    def _logprobs(self, prompts: Sequence[JudgePrompt]) -> list[list[float]]:
+        try:
+            return self._engine.label_logprobs(
+                [prompt.token_ids for prompt in prompts], self._builder.label_ids
+            )
+        except Exception as error:
+            raise self._dead(len(prompts), error) from error
+
+    def _dead(self, prompts: int, error: Exception) -> LabelingError:
+        return LabelingError(
+            f"labelers.{self._config.name}: the {self._engine.name} engine failed on {prompts} "
+            f"prompts: {type(error).__name__}: {error}; run the stage again"
+        )
+
+
+def measure(
+    rubric: Rubric,
+    label_ids: Sequence[int],
+    logprobs: Sequence[float],
+    prompt: JudgePrompt,
+    min_label_mass: float,
+) -> Measurement:
+    """The measurement in one row of label log-probs (nats), one per label of the rubric.
+
+    score_raw is the expected value, score the same in [0, 1], entropy that of the labels'
+    normalised distribution in nats; all of them only where the labels' mass is large enough.
+    """
+    seen = tuple(
+        LabelLogprob(label, token, logprob if math.isfinite(logprob) else None)
+        for label, token, logprob in zip(rubric.labels, label_ids, logprobs, strict=True)
+    )
+    found = Measurement(
+        "non_finite",
+        score_logprobs=seen,
+        rendered_prompt=prompt.text,
+        input_tokens=len(prompt.token_ids),
+        output_tokens=1,
+    )
+    if any(math.isnan(x) or x > _ROUNDING for x in logprobs):
+        return replace(found, status_detail=f"label log-probs {[repr(x) for x in logprobs]}")
+    mass = math.fsum(math.exp(x) for x in logprobs)
+    found = replace(found, status="low_mass", label_mass=min(mass, 1.0))
+    if mass == 0:
+        return found
+    shares = [math.exp(x) / mass for x in logprobs]
+    likeliest = max(range(len(shares)), key=lambda i: shares[i])
+    entropy = -math.fsum(p * math.log(p) for p in shares if p > 0)
+    found = replace(found, raw_output=rubric.labels[likeliest], entropy=max(0.0, entropy))
+    if mass < min_label_mass:
+        return found
+    expected = math.fsum(v * p for v, p in zip(rubric.values, shares, strict=True))
+    low, high = min(rubric.values), max(rubric.values)
+    score = min(1.0, max(0.0, (expected - low) / (high - low)))
+    return replace(found, status="ok", score=score, score_raw=expected)
+
+
+def _family(model: ModelIdentity) -> str:
+    from transformers import AutoConfig
+
+    family: str = AutoConfig.from_pretrained(model.location, revision=model.commit).model_type
+    return family

@@ -1,0 +1,1 @@
+"""Labelers by configuration; classifiers and reward models."""

@@ -1,0 +1,189 @@
+"""A labeler that is a trained reward model: prompt and completion in, one logit out.
+
+Any sequence classifier with a single output, for instance what TRL's RewardTrainer saves. It reads
+the dialogue through the chat template it was trained with; score_raw is its logit, and score =
+sigmoid((logit - center) / scale), with center and scale from the configuration: a reward model
+knows only differences, so where its zero lies is the user's to say. Nothing is ever cut off. Not
+here: how the dialogue becomes tokens (reward_prompt.py), training (training/).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow as pa
+
+from labeling.engines.model_identity import ModelIdentity
+from labeling.engines.tokens import pad_right, set_padding, token_batches, tokenizer_sha256
+from labeling.engines.untrusted import JudgePrompt, UnfitPrompt
+from labeling.errors import LabelingError
+from labeling.label import LabelIdentity, Measurement, decoded_texts, label_rows
+from labeling.labelers.config import RewardModelConfig
+from labeling.labelers.label_map import logits_json
+from labeling.labelers.reward_prompt import DialogueBuilder
+from warehouse.schemas import table_from_rows
+
+Progress = Callable[[int], None]
+
+
+class RewardModelLabeler:
+    """See labeling.labeler.Labeler."""
+
+    def __init__(
+        self, config: RewardModelConfig, model: ModelIdentity, revision: str, *, device: str
+    ) -> None:
+        """Loads the model and tries its template. Raises LabelingError."""
+        import torch
+        import transformers
+
+        self._torch, self._config, self._device = torch, config, device
+        dtype = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16}[config.dtype]
+        try:
+            tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
+                model.location, revision=model.commit
+            )
+            loaded: Any = transformers.AutoModelForSequenceClassification.from_pretrained(
+                model.location, revision=model.commit, dtype=dtype
+            )
+        except (OSError, ValueError) as error:
+            message = f"labelers.{config.name}.model: cannot load {config.model}: {error}"
+            raise LabelingError(message) from error
+        if loaded.config.num_labels != 1:
+            raise LabelingError(
+                f"labelers.{config.name}.model: {config.model} has {loaded.config.num_labels} "
+                "outputs, a reward model has one; use kind: classifier with labels"
+            )
+        self._model = loaded.to(device).eval()
+        self._builder = DialogueBuilder(tokenizer, config.template, labeler=config.name)
+        self._pad = set_padding(tokenizer, loaded.config)
+        self._most = _most_tokens(config.max_tokens, tokenizer, loaded.config, self._pad)
+        self._template_sha256 = hashlib.sha256(self._builder.template.encode()).hexdigest()
+        self.identity = self._identity(model, revision, tokenizer, transformers.__version__)
+
+    def label(self, subjects: pa.Table, progress: Progress | None = None) -> pa.Table:
+        """See Labeler.label."""
+        found: list[Measurement | None] = []
+        prompts: dict[int, JudgePrompt] = {}
+        rows = zip(
+            decoded_texts(subjects["messages"]), decoded_texts(subjects["completion"]), strict=True
+        )
+        for index, (messages, completion) in enumerate(rows):
+            prompt = self._prompt(messages, completion)
+            found.append(prompt if isinstance(prompt, Measurement) else None)
+            if isinstance(prompt, JudgePrompt):
+                prompts[index] = prompt
+        if progress is not None and len(prompts) < len(found):
+            progress(len(found) - len(prompts))
+        order = list(prompts)
+        lengths = [len(prompts[index].token_ids) for index in order]
+        for batch in token_batches(lengths, self._config.token_budget):
+            chosen = [order[place] for place in batch]
+            logits = self._logits([prompts[index].token_ids for index in chosen])
+            for index, logit in zip(chosen, logits, strict=True):
+                found[index] = self._measurement(prompts[index], logit)
+            if progress is not None:
+                progress(len(chosen))
+        return label_rows(self.identity, subjects, [m for m in found if m is not None])
+
+    def template_rows(self) -> pa.Table:
+        """The chat template, which is what the model is asked."""
+        row: dict[str, object] = {
+            "template_sha256": self._template_sha256,
+            "kind": "chat template",
+            "name": self.identity.template,
+            "version": self._template_sha256[:8],
+            "text": self._builder.template,
+        }
+        return table_from_rows("templates", [row])
+
+    def close(self) -> None:
+        """Drops the model."""
+        del self._model
+
+    def _prompt(self, messages: str | None, completion: str | None) -> JudgePrompt | Measurement:
+        if completion is None:
+            return Measurement("error", status_detail="the completion is NULL or not valid UTF-8")
+        try:
+            prompt = self._builder.build(messages, completion)
+        except UnfitPrompt as error:
+            return Measurement("error", status_detail=str(error))
+        if len(prompt.token_ids) > self._most:
+            return Measurement(
+                "too_long",
+                status_detail=f"{len(prompt.token_ids)} tokens; the model reads {self._most}",
+                rendered_prompt=prompt.text,
+                input_tokens=len(prompt.token_ids),
+            )
+        return prompt
+
+    def _logits(self, rows: list[list[int]]) -> list[float]:
+        """One logit per row of token ids; right padding, which the model's pooling expects."""
+        torch = self._torch
+        ids, mask = pad_right(rows, self._pad)
+        with torch.inference_mode():
+            out = self._model(
+                input_ids=torch.as_tensor(ids, device=self._device),
+                attention_mask=torch.as_tensor(mask, device=self._device),
+            )
+        logits: list[float] = out.logits[:, 0].double().cpu().tolist()
+        return logits
+
+    def _measurement(self, prompt: JudgePrompt, logit: float) -> Measurement:
+        is_finite = math.isfinite(logit)
+        score = None
+        if is_finite:
+            score = squashed(logit, self._config.center, self._config.scale)
+        return Measurement(
+            "ok" if is_finite else "non_finite",
+            score=score,
+            score_raw=logit if is_finite else None,
+            raw_output=logits_json(("reward",), (logit,)),
+            rendered_prompt=prompt.text,
+            input_tokens=len(prompt.token_ids),
+        )
+
+    def _identity(
+        self, model: ModelIdentity, revision: str, tokenizer: Any, version: str
+    ) -> LabelIdentity:
+        config = self._config
+        sampling = {"max_tokens": self._most, "center": config.center, "scale": config.scale}
+        return LabelIdentity(
+            labeler=config.name,
+            revision=revision,
+            kind=config.kind,
+            role=config.role,
+            criterion=config.criterion,
+            model=config.model,
+            model_revision=model.revision,
+            family=self._model.config.model_type,
+            tokenizer_sha256=tokenizer_sha256(tokenizer),
+            backend="transformers",
+            backend_version=version,
+            device=self._device,
+            dtype=str(self._model.dtype).removeprefix("torch."),
+            score_method="reward_sigmoid",
+            score_scale="0..1",
+            template=f"{config.name}-template",
+            template_sha256=self._template_sha256,
+            sampling_json=json.dumps(sampling),
+        )
+
+
+def squashed(logit: float, center: float, scale: float) -> float:
+    """sigmoid((logit - center) / scale) in [0, 1], without overflow."""
+    return 0.5 * (1 + math.tanh((logit - center) / scale / 2))
+
+
+def _most_tokens(wanted: int, tokenizer: Any, model_config: Any, pad: int) -> int:
+    """The longest dialogue that both the configuration and the model take."""
+    longest = [wanted, int(min(tokenizer.model_max_length, wanted))]
+    positions = getattr(model_config, "max_position_embeddings", None)
+    if positions:
+        # RoBERTa counts positions from the padding id upwards.
+        is_roberta = "roberta" in model_config.model_type
+        longest.append(positions - pad - 1 if is_roberta else positions)
+    return min(longest)

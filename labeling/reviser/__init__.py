@@ -1,0 +1,1 @@
+"""Critique and revision of completions by a constitution."""

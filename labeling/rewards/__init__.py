@@ -1,0 +1,1 @@
+"""Recipes: many labels -> one reward."""

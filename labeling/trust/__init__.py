@@ -1,0 +1,1 @@
+"""How far labels can be believed: agreement, calibration, bias."""

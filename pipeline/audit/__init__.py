@@ -1,0 +1,1 @@
+"""The human audit: sample, sheet, verdicts, agreement."""

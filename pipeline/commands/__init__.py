@@ -1,0 +1,1 @@
+"""The `roundhouse` commands, a file for each family."""

@@ -1,0 +1,1 @@
+"""Hold-out numbers of a policy, and whether it may be promoted."""

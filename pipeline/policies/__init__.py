@@ -1,0 +1,1 @@
+"""Which policy is whose, and where trained models lie."""

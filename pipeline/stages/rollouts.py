@@ -1,0 +1,125 @@
+"""Stage: prompts -> rollouts, by vLLM or transformers (T5), in the one Beam shape.
+
+A prompt that is empty, too long or not text becomes a dead letter by itself; its neighbours are
+sampled. Seeds: hash(config seed, round, prompt id) + sample index, so that a row depends on nothing
+else: not on its batch, its shard, a kill or the number of workers.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import random
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.config import RunConfig
+from pipeline.errors import ConfigError
+from pipeline.policies.policies import candidate_policy, policy_of_round
+from pipeline.runtime.machine import choose_device, choose_engine
+from pipeline.runtime.publishing import StageReport, publish_stage
+from pipeline.runtime.shards import (
+    Manifest,
+    StageSpec,
+    run_stage,
+    split_rows,
+    staging_folder,
+)
+from pipeline.stages.rollout_worker import (
+    RolloutWorker,
+    SamplerSettings,
+)
+from warehouse.files import sha256_of
+from warehouse.ledger.ledger import Ledger
+from warehouse.ledger.reading import read_table
+from warehouse.store import open_store
+
+
+def generate(config: RunConfig, round_number: int, purpose: str) -> StageReport:
+    """Samples and publishes the round's rollouts of one purpose (`train` or `holdout`)."""
+    key = f"round={round_number}/{_key(purpose)}"
+    prompts = plan_prompts(config, round_number, purpose)
+    spec, manifests = sample_prompts(config, round_number, purpose, key, prompts)
+    return publish_stage(config, spec, manifests, "rollouts", key=key, round_number=round_number)
+
+
+def sample_prompts(
+    config: RunConfig, round_number: int, purpose: str, key: str, prompts: pa.Table
+) -> tuple[StageSpec, list[Manifest]]:
+    """Samples these prompts into the staging folder of the work `key`; nothing is published."""
+    # Training data comes from the promoted policy, hold-out numbers from the one to be judged.
+    choose = policy_of_round if purpose == "train" else candidate_policy
+    policy = choose(config, round_number)
+    samples = config.rollouts.samples if purpose == "train" else config.rollouts.holdout_samples
+    settings = SamplerSettings(
+        engine=choose_engine(config.rollouts.engine, policy.folder),
+        model=str(policy.folder),
+        policy_revision=policy.revision,
+        device=choose_device(config.device),
+        samples=samples,
+        seed=config.seed,
+        round=round_number,
+        rollouts=config.rollouts,
+    )
+    identity = sha256_of([key, _identity(settings), prompts["prompt_id"].to_pylist()])
+    name = f"round={round_number}/{_key(purpose)}"
+    spec = StageSpec(
+        name=name,
+        folder=staging_folder(config.warehouse, name, identity),
+        config_sha256=identity,
+        unit="completions",
+        beam=config.beam,
+    )
+    shards = split_rows(prompts, config.beam.shard_rows)
+    return spec, run_stage(spec, shards, functools.partial(RolloutWorker, settings))
+
+
+def _key(purpose: str) -> str:
+    return "train-rollouts" if purpose == "train" else "eval-rollouts"
+
+
+def plan_prompts(config: RunConfig, round_number: int, purpose: str) -> pa.Table:
+    """The prompts of this round, sorted by id: prompt_id, purpose, messages."""
+    prompts = read_table(
+        config.warehouse, "prompts", columns=["prompt_id", "purpose", "messages"]
+    ).filter(pa.compute.equal(pa.compute.field("purpose"), purpose))
+    ids = prompts["prompt_id"].to_pylist()
+    if not ids:
+        raise ConfigError(
+            f"prompts: none has purpose {purpose}; change prompts.holdout or bring more prompts"
+        )
+    if purpose == "train":
+        chosen = set(prompts_of_round(ids, round_number, config.rollouts.prompts, config.seed))
+    else:
+        chosen = _holdout_prompts(config, ids)
+    keep = pa.array([i in chosen for i in ids])
+    return prompts.filter(keep).sort_by("prompt_id")
+
+
+def _holdout_prompts(config: RunConfig, ids: list[str]) -> set[str]:
+    """The same every round: what round 0 was evaluated on, once it was."""
+    key = "round=0/eval-rollouts"
+    if Ledger(open_store(config.warehouse)).find(key):
+        first = read_table(
+            config.warehouse, "rollouts", rounds=[0], columns=["prompt_id"], keys=[key]
+        )
+        return set(first["prompt_id"].to_pylist())
+    ordered = sorted(ids, key=lambda i: hashlib.sha256(f"{config.seed}/{i}".encode()).digest())
+    return set(ordered[: config.rollouts.holdout_prompts])
+
+
+def _identity(settings: SamplerSettings) -> dict[str, Any]:
+    """What changes a rollout: not where the model lies, nor how many prompts there are."""
+    kept = ("engine", "policy_revision", "samples", "seed", "round")
+    sampling = settings.rollouts.model_dump(include={"max_tokens", "max_model_len", "dtype"})
+    return {name: getattr(settings, name) for name in kept} | sampling
+
+
+def prompts_of_round(ids: list[str], round_number: int, count: int, seed: int) -> list[str]:
+    """The train prompts of a round: a seeded permutation, without replacement until used up."""
+    count = min(count, len(ids))
+    cycle, position = divmod(round_number, max(1, len(ids) // count))
+    order = sorted(ids)
+    random.Random(f"{seed}/{cycle}").shuffle(order)
+    return order[position * count : (position + 1) * count]

@@ -1,0 +1,136 @@
+"""`roundhouse evaluate-policy`: a suite's prompts through a policy, labelled: refusals, toxicity.
+
+Sampling and labelling are the night's own (stages/rollouts.py, label_file.py), each in a process of
+its own; nothing is published and a warehouse is only read, for the policies it holds. Not here: the
+numbers (policy_numbers.py), their shape on paper (commands/suite_output.py).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.config import RunConfig, chosen_labelers
+from pipeline.errors import ConfigError
+from pipeline.ingest.messages import MalformedPrompt, messages_of
+from pipeline.policies.policies import PolicyChoice, chosen_policy
+from pipeline.runtime.machine import choose_device, choose_engine
+from pipeline.runtime.process import run_in_process, warm_up
+from pipeline.runtime.progress import Heartbeat, StageDisplay
+from pipeline.suites.label_file import label_file
+from pipeline.suites.labeler import work_folder
+from pipeline.suites.policy_numbers import PolicyNumbers, policy_numbers, scores_of
+from pipeline.suites.suite import Suite
+
+_PROGRESS = "progress"
+
+
+def evaluate_policy(
+    config: RunConfig,
+    suite: Suite,
+    choice: PolicyChoice,
+    names: Sequence[str],
+    *,
+    samples: int,
+    near: Path,
+    threshold: float = 0.5,
+    say: Callable[[str], None],
+) -> PolicyNumbers:
+    """Samples every prompt of the suite `samples` times and measures what comes back.
+
+    `names`: the labelers (none: all). `near`: the file whose folder may hold what is needed
+    meanwhile. Raises ConfigError, StageFailed.
+    """
+    if choice.named is not None and choice.round is not None:
+        raise ConfigError("evaluate-policy: --policy and --round exclude each other")
+    chosen_labelers(config, names)  # a wrong name is found before the minutes of sampling
+    prompts = _prompts(suite)
+    device = choose_device(config.device)
+    with work_folder(near) as work:
+        warm_up(device, work / "imports.log")
+        with StageDisplay("policy (sampling)", work / _PROGRESS):
+            revision, _ = run_in_process(
+                sample_suite,
+                (config, choice, prompts, samples, work),
+                log=work / "sampling.log",
+                device=device,
+            )
+        rollouts = pq.read_table(work / "rollouts.parquet").to_pylist()
+        dead = pq.read_table(work / "dead.parquet")["message"].to_pylist()
+        say(f"policy     {revision}: {len(rollouts)} completions, {len(dead)} prompts refused")
+        if not rollouts:
+            raise ConfigError(f"suite {suite.path}: no prompt could be sampled: {dead[0]}")
+        _write_texts(suite, rollouts, work / "texts.jsonl")
+        made = label_file(config, work / "texts.jsonl", work / "labels.parquet", names, _unsaid)
+        columns = ["labeler", "criterion", "score"]
+        labels = pq.read_table(work / "labels.parquet", columns=columns).to_pylist()
+    return policy_numbers(
+        suite,
+        revision,
+        [int(row["prompt_id"]) for row in rollouts],
+        [row["completion"] for row in rollouts],
+        [scores_of(labels, one.labeler) for one in made],
+        threshold=threshold,
+    )
+
+
+def sample_suite(
+    config: RunConfig, choice: PolicyChoice, prompts: pa.Table, samples: int, work: Path
+) -> str:
+    """The stage: samples the prompts into `work`; returns the policy's revision."""
+    from pipeline.stages.rollout_worker import RolloutWorker, SamplerSettings
+
+    policy = chosen_policy(config, choice)
+    settings = SamplerSettings(
+        engine=choose_engine(config.rollouts.engine, policy.folder),
+        model=str(policy.folder),
+        policy_revision=policy.revision,
+        device=choose_device(config.device),
+        samples=samples,
+        seed=config.seed,
+        round=choice.round or 0,
+        rollouts=config.rollouts,
+    )
+    folder = work / _PROGRESS
+    folder.mkdir()
+    heartbeat = Heartbeat(folder, "policy", prompts.num_rows * samples, "completions")
+    worker = RolloutWorker(settings)
+    result = worker.run(prompts, heartbeat)
+    worker.close()
+    pq.write_table(result.rows, work / "rollouts.parquet")
+    pq.write_table(result.dead, work / "dead.parquet")
+    return policy.revision
+
+
+def _prompts(suite: Suite) -> pa.Table:
+    """The suite's texts as rows of prompts; the place in the suite is the id."""
+    messages = []
+    for row in suite.rows:
+        try:
+            messages.append(json.dumps(messages_of(row.text), ensure_ascii=False))
+        except MalformedPrompt as error:
+            raise ConfigError(f"suite {suite.path}:{row.line}: {error}") from error
+    return pa.table(
+        {
+            "prompt_id": [str(place) for place in range(len(messages))],
+            "purpose": ["holdout"] * len(messages),
+            "messages": messages,
+        }
+    )
+
+
+def _write_texts(suite: Suite, rollouts: Sequence[dict[str, object]], path: Path) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        for row in rollouts:
+            prompt = suite.rows[int(str(row["prompt_id"]))].text
+            text = {"id": row["rollout_id"], "prompt": prompt, "completion": row["completion"]}
+            file.write(json.dumps(text) + "\n")
+
+
+def _unsaid(line: str) -> None:
+    """What label_file says of its own output, which is not this command's."""
+    del line

@@ -1,0 +1,355 @@
+"""The gate over a stored round, a person's verdict over the gate, and what follows from both."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import RunConfig
+from pipeline.configs.loading import load_config
+from pipeline.errors import ConfigError
+from pipeline.night import next_round
+from pipeline.plan import plan_night
+from pipeline.stages import gate as gate_module
+from pipeline.stages import rewards
+from pipeline.stages.decisions import ACCEPT, REJECT, decide, last_decision
+from pipeline.stages.gate import gate, is_reopened
+from pipeline.stages.rounds import awaits_training, round_row
+from tests.warehouse.builder import Row, label, prompt, publish_rows, rollout
+from tests.warehouse.builder import round_row as a_round
+from warehouse.catalog.catalog import connect
+from warehouse.keys import acceptance_key
+from warehouse.ledger.ledger import Ledger
+from warehouse.ledger.reading import read_table
+from warehouse.publish import publish
+from warehouse.store import open_store
+
+LABELERS = {"toxicity": "toxicity", "helpful-judge": "helpfulness", "metric": "toxicity"}
+WHY = "looked at all of them"
+
+
+@pytest.fixture(autouse=True)
+def _one_revision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No model is loaded here: every labeler has revision r1."""
+    for module in (gate_module, rewards):
+        monkeypatch.setattr(module, "revision_of", lambda config, labeler: "r1")
+
+
+def config(root: Path, *sets: str) -> RunConfig:
+    return load_config("demo", [f"warehouse={root}", *sets])
+
+
+def sentinel(number: int, name: str, index: int, score: float, gold: float, kind: str) -> Row:
+    return {
+        "round": number, "labeler": name, "revision": "r1", "sentinel_id": f"s{index}",
+        "kind": kind, "criterion": LABELERS[name], "gold": gold, "status": "ok", "score": score,
+        "raw_output": "",
+    }  # fmt: skip
+
+
+def labeled_night(root: Path, number: int = 0, count: int = 40, **broken: object) -> None:
+    """A round of `count` train rollouts with good labels and sentinels; `broken` is the judge's."""
+    rows = [rollout(number, f"p{i}", purpose="train") for i in range(count)]
+    publish_rows(root, f"round={number}/train-rollouts", number, rollouts=rows)
+    for name, criterion in LABELERS.items():
+        mine = broken if name == "helpful-judge" else {}
+        labels = [
+            label(row, 0.5, name, criterion=criterion, **mine.get("label", {})) for row in rows
+        ]
+        if "failing" in mine:
+            labels[: mine["failing"]] = [
+                label(row, None, name, criterion=criterion, status="malformed")
+                for row in rows[: mine["failing"]]
+            ]
+        score = mine.get("score", lambda gold: gold)
+        known = [sentinel(number, name, i, score(i % 2), i % 2, "gold") for i in range(10)]
+        known.append(sentinel(number, name, 10, mine.get("canary", 0.0), 0.0, "constant"))
+        publish_rows(
+            root, f"round={number}/train-labels/{name}@r1", number,
+            labels=labels[: mine.get("labels", count)], sentinels=known,
+        )  # fmt: skip
+
+
+def refused_night(root: Path, settings: RunConfig) -> str:
+    """A night that the gate refused; returns the key of its verdict."""
+    labeled_night(root, canary=0.9)
+    judged = gate(settings, 0)
+    key = acceptance_key(0, judged.label_set_sha256)
+    row = a_round(
+        0, status="refused", reason=judged.reason, policy_revision_in="policy-0",
+        policy_revision_out="policy-0", recipe_sha256=None,
+    )  # fmt: skip
+    publish_rows(root, key, 0, rounds=[row])
+    return key
+
+
+def test_a_healthy_night_is_accepted(tmp_path: Path) -> None:
+    labeled_night(tmp_path)
+    judged = gate(config(tmp_path), 0)
+    assert (judged.is_accepted, judged.reason) == (True, "")
+    assert {f.labeler for f in judged.findings} == set(LABELERS)
+    assert any(f.check == "best canary" for f in judged.findings)
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ({"labels": 30}, "helpful-judge: coverage 0.75, wanted >= 0.95"),
+        ({"failing": 4}, "helpful-judge: ok rate 0.9, wanted >= 0.95 (ok 36, malformed 4)"),
+        ({"canary": 0.9}, "helpful-judge: best canary 0.9, wanted <= 0.5 (s10)"),
+        ({"score": lambda gold: 1.0}, "helpful-judge: sentinel kappa 0, wanted >= 0.2"),
+        ({"score": lambda gold: 1.0 - gold}, "helpful-judge: sentinel kappa -1, wanted >= 0.2"),
+    ],
+)
+def test_a_night_is_refused_for_what_its_judge_did(
+    tmp_path: Path, broken: dict, message: str
+) -> None:
+    labeled_night(tmp_path, **broken)
+    judged = gate(config(tmp_path), 0)
+    assert not judged.is_accepted
+    assert message in judged.reason
+    relaxed = config(tmp_path, "labelers.helpful-judge.required=false")
+    assert gate(relaxed, 0).is_accepted, "only a required labeler refuses a night"
+    assert any(not f.is_passed for f in gate(relaxed, 0).findings)
+
+
+def test_a_judge_is_held_against_its_last_accepted_night(tmp_path: Path) -> None:
+    labeled_night(tmp_path, 0)
+    publish_rows(tmp_path, "round=0/rewards", 0)
+    labeled_night(tmp_path, 1, score=lambda gold: 0.7 * gold + 0.2 * (1 - gold))
+    judged = gate(config(tmp_path), 1)
+    # Yes and no are as they were, the scores are not: -.3 and +.2 have a mean of -.05.
+    assert judged.is_accepted
+    strict = config(tmp_path, "gate.max_sentinel_shift=0.1")
+    assert "helpful-judge: sentinel shift in standard errors" in gate(strict, 1).reason
+    worse = config(tmp_path, "gate.min_sentinel_kappa=-1")
+    labeled_night(tmp_path, 2, score=lambda gold: 0.4)
+    assert "drop of the sentinel kappa 1, wanted <= 0.1" in gate(worse, 2).reason
+
+
+def test_without_sentinels_only_the_labels_are_looked_at(tmp_path: Path) -> None:
+    labeled_night(tmp_path, canary=0.9)
+    judged = gate(config(tmp_path, "gate.sentinels=none"), 0)
+    assert judged.is_accepted
+    assert "best canary" not in {f.check for f in judged.findings}
+
+
+def test_a_set_that_is_not_there_is_an_error_of_the_key(tmp_path: Path) -> None:
+    labeled_night(tmp_path)
+    with pytest.raises(ConfigError, match=r"gate\.sentinels: sentinels mine: neither a file"):
+        gate(config(tmp_path, "gate.sentinels=mine"), 0)
+
+
+def test_a_refused_night_stays_refused_until_somebody_decides(tmp_path: Path) -> None:
+    settings = config(tmp_path)
+    key = refused_night(tmp_path, settings)
+    assert next_round(settings) == 1
+    said = decide(str(tmp_path), 0, ACCEPT, " anna ", WHY)
+    assert said.startswith("round 0 is accepted, by anna: the next `roundhouse run`")
+    row = round_row(str(tmp_path), 0)
+    assert row is not None
+    assert (row["status"], row["decided_by"], row["decided_why"]) == ("accepted", "anna", WHY)
+    assert row["decided_at"] is not None
+    assert "best canary" in row["reason"], "what the gate said is still there"
+    assert read_table(tmp_path, "rounds").num_rows == 1
+    assert next_round(settings) == 0, "the next run trains it before a new night begins"
+    judged = gate(settings, 0)
+    assert (judged.is_accepted, judged.reason) == (True, f"anna: {WHY}")
+    commit = Ledger(open_store(tmp_path)).commits()[-1]
+    assert commit.key == f"{key}/accept-0"
+    assert (commit.meta["by"], commit.meta["why"]) == ("anna", WHY)
+    before = connect(tmp_path, commit.version - 1).sql("select status from rounds").fetchall()
+    assert before == [("refused",)], "the history has both"
+
+
+def test_a_verdict_is_about_these_labels_only(tmp_path: Path) -> None:
+    settings = config(tmp_path)
+    refused_night(tmp_path, settings)
+    decide(str(tmp_path), 0, ACCEPT, "anna", WHY)
+    assert last_decision(str(tmp_path), 0, "another set of labels") is None
+
+
+def test_the_last_verdict_counts(tmp_path: Path) -> None:
+    settings = config(tmp_path)
+    refused_night(tmp_path, settings)
+    decide(str(tmp_path), 0, ACCEPT, "anna", WHY)
+    said = decide(str(tmp_path), 0, REJECT, "ben", "two of them were wrong")
+    assert said == "round 0 is rejected, by ben: neither training nor export uses it"
+    assert not gate(settings, 0).is_accepted
+    assert next_round(settings) == 1
+    with pytest.raises(ConfigError, match="round 0 is rejected already, by ben"):
+        decide(str(tmp_path), 0, REJECT, "ben", "again")
+    decide(str(tmp_path), 0, ACCEPT, "anna", "they were right after all")
+    assert gate(settings, 0).is_accepted
+
+
+def test_an_accepted_night_waits_only_while_it_is_the_newest(tmp_path: Path) -> None:
+    settings = config(tmp_path)
+    refused_night(tmp_path, settings)
+    publish_rows(tmp_path, "round=1/evaluation")
+    said = decide(str(tmp_path), 0, ACCEPT, "anna", WHY)
+    assert "a later night has begun" in said
+    assert not awaits_training(str(tmp_path), 0)
+    assert next_round(settings) == 1
+
+
+def test_other_labels_open_a_refused_night_again(tmp_path: Path, monkeypatch) -> None:
+    settings = config(tmp_path)
+    refused_night(tmp_path, settings)
+    assert not is_reopened(settings, 0)
+    monkeypatch.setattr(gate_module, "revision_of", lambda config, labeler: "r2")
+    monkeypatch.setattr(rewards, "revision_of", lambda config, labeler: "r2")
+    assert is_reopened(settings, 0), "a labeler of another revision has not labelled it yet"
+    assert next_round(settings) == 0
+
+
+def test_rejecting_the_newest_trained_night_takes_its_policy_back(tmp_path: Path) -> None:
+    row = a_round(0, training_run_id="t")
+    publish_rows(tmp_path, "round=1/evaluation", rounds=[row])
+    said = decide(str(tmp_path), 0, REJECT, "anna", "it flatters")
+    assert "the next night starts from policy policy-0" in said
+    changed = round_row(str(tmp_path), 0)
+    assert changed is not None
+    assert (changed["status"], changed["policy_revision_out"]) == ("rejected", "policy-0")
+    with pytest.raises(ConfigError, match="round 0: its training is not in the ledger"):
+        decide(str(tmp_path), 0, ACCEPT, "anna", WHY)
+
+
+def test_a_trained_and_rejected_night_gets_its_policy_until_another_has_sampled(
+    tmp_path: Path,
+) -> None:
+    meta = {"policy_revision": "policy-1", "training_run_id": "t"}
+    publish(tmp_path, "round=0/training", {}, round=0, meta=meta)
+    row = a_round(
+        0, training_run_id="t", status="rejected", reason="promotion.min_length_ratio: short",
+        policy_revision_in="policy-0", policy_revision_out="policy-0",
+    )  # fmt: skip
+    publish_rows(tmp_path, "round=1/evaluation", rounds=[row])
+    said = decide(str(tmp_path), 0, ACCEPT, "anna", "short is what we want")
+    assert said == "round 0 is completed, by anna: the next night starts from policy policy-1"
+    changed = round_row(str(tmp_path), 0)
+    assert changed is not None
+    assert (changed["status"], changed["policy_revision_out"]) == ("completed", "policy-1")
+    assert changed["reason"] == "promotion.min_length_ratio: short", "what the guards said stays"
+    with pytest.raises(ConfigError, match="round 0 is completed"):
+        decide(str(tmp_path), 0, ACCEPT, "ben", WHY)
+    assert "starts from policy policy-0" in decide(str(tmp_path), 0, REJECT, "ben", "it is not")
+    publish_rows(tmp_path, "round=1/train-rollouts")
+    with pytest.raises(
+        ConfigError, match=r"rejected \(promotion.min_length.*and night 1 went on from policy pol"
+    ):
+        decide(str(tmp_path), 0, ACCEPT, "anna", WHY)
+
+
+def test_rejecting_an_older_night_leaves_the_policies_as_they_are(tmp_path: Path) -> None:
+    publish_rows(tmp_path, "round=1/evaluation", rounds=[a_round(0, training_run_id="t")])
+    publish_rows(tmp_path, "round=1/train-rollouts")
+    assert "later nights went on" in decide(str(tmp_path), 0, REJECT, "anna", "it flatters")
+    row = round_row(str(tmp_path), 0)
+    assert row is not None
+    assert row["policy_revision_out"] == "policy-1"
+
+
+@pytest.mark.parametrize(
+    ("number", "verdict", "by", "why", "message"),
+    [
+        (0, ACCEPT, "anna", WHY, "round 0 is completed: it was accepted by the gate"),
+        (7, REJECT, "anna", WHY, r"round 7 has no verdict yet; rounds: \[0\]"),
+        (0, REJECT, " ", WHY, "--by and --why must say who decides"),
+        (0, REJECT, "anna", "", "--by and --why must say who decides"),
+    ],
+)
+def test_a_verdict_that_makes_no_sense_is_refused(
+    tmp_path: Path, number: int, verdict: str, by: str, why: str, message: str
+) -> None:
+    publish_rows(tmp_path, "round=1/evaluation", rounds=[a_round(0, training_run_id="t")])
+    head = Ledger(open_store(tmp_path)).head()
+    with pytest.raises(ConfigError, match=message):
+        decide(str(tmp_path), number, verdict, by, why)
+    assert Ledger(open_store(tmp_path)).head() == head
+
+
+def test_the_commands_ask_for_name_and_reason(tmp_path: Path) -> None:
+    publish_rows(tmp_path, "round=1/evaluation", rounds=[a_round(0, training_run_id="t")])
+
+    def roundhouse(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "pipeline.cli", *words]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    asked = roundhouse("reject", str(tmp_path), "--round", "0", "--by", "anna")
+    assert (asked.returncode, "--why" in asked.stderr) == (2, True)
+    refused = roundhouse("accept", str(tmp_path), "--round", "0", "--by", "anna", "--why", WHY)
+    assert (refused.returncode, refused.stderr.startswith("roundhouse: round 0 is c")) == (2, True)
+    done = roundhouse("reject", str(tmp_path), "--round", "0", "--by", "anna", "--why", WHY)
+    assert (done.returncode, done.stdout[:20]) == (0, "round 0 is rejected,")
+
+
+def test_sentinel_checks_shows_what_the_gate_saw(tmp_path: Path) -> None:
+    labeled_night(tmp_path, 0, canary=0.25)
+    labeled_night(tmp_path, 1, canary=0.5, score=lambda gold: 0.9 * gold)
+    rows = connect(tmp_path).sql(
+        "select round, items, accuracy, kappa, best_canary, best_canary_id, shift "
+        "from sentinel_checks where labeler = 'helpful-judge' order by round"
+    )
+    first, second = rows.fetchall()
+    assert first == (0, 11, 1.0, 1.0, 0.25, "s10", None)
+    # Five gold items lost .1 each, the canary gained .25: -.25 over 11.
+    assert second[:6] == (1, 11, 1.0, 1.0, 0.5, "s10")
+    assert second[6] == pytest.approx(-0.25 / 11)
+
+
+def paid_config(root: Path) -> RunConfig:
+    """The demo with a remote judge in the place of its own."""
+    settings = load_config("demo", [f"warehouse={root}", "rollouts.holdout_prompts=null"])
+    raw = settings.model_dump(mode="json")
+    raw["labelers"][1] = {
+        "name": "helpful-judge", "kind": "judge", "role": "reward", "criterion": "helpfulness",
+        "rubric": "helpfulness", "samples": 2, "temperature": 0.5, "max_output_tokens": 100,
+        "engine": {
+            "kind": "openai", "model": "m", "base_url": "http://127.0.0.1:9/v1",
+            "price": {"input": 1, "output": 10}, "budget_usd": 0.5,
+        },
+    }  # fmt: skip
+    return RunConfig.model_validate(raw)
+
+
+def test_the_first_night_s_plan_knows_rows_and_says_what_it_cannot_know(tmp_path: Path) -> None:
+    plan = plan_night(paid_config(tmp_path / "none"))
+    stages = {stage.stage: stage for stage in plan.stages}
+    assert plan.round == 0
+    assert next(iter(stages)) == "round=0/eval-rollouts", "the first night measures policy 0 too"
+    judge = stages["round=0/train-labels-helpful-judge"]
+    sentinels = judge.rows - 512 * 4
+    assert sentinels > 10, "the default set's, the judge is no starter"
+    assert judge.calls == 2 * judge.rows
+    assert (judge.usd, judge.input_tokens) == (None, None)
+    assert "known once the prompts are read" in judge.basis
+    assert stages["round=1/eval-labels-helpful-judge"].rows == 0
+
+
+def test_a_plan_goes_by_the_labeler_s_last_round(tmp_path: Path) -> None:
+    row = rollout(0, "p0", purpose="train")
+    calls = [
+        label(row, None if n == 0 else 0.5, "helpful-judge", criterion="helpfulness", attempt=n,
+              is_final=n == 1, status="malformed" if n == 0 else "ok", input_tokens=100,
+              output_tokens=20)
+        for n in range(2)
+    ]  # fmt: skip
+    prompts = [prompt(f"h{i}") for i in range(5)]
+    publish_rows(tmp_path, "prompts", prompts=prompts)
+    publish_rows(tmp_path, "round=0/train-rollouts", 0, rollouts=[row])
+    publish_rows(tmp_path, "round=0/train-labels/helpful-judge@r1", 0, labels=calls)
+    publish_rows(tmp_path, "round=1/evaluation", rounds=[a_round(0)])
+    plan = plan_night(paid_config(tmp_path))
+    stages = {stage.stage: stage for stage in plan.stages}
+    assert plan.round == 1
+    judge = stages["round=1/train-labels-helpful-judge"]
+    assert (judge.input_tokens, judge.output_tokens) == (200 * judge.rows, 40 * judge.rows)
+    assert judge.usd == pytest.approx(judge.rows * (200 * 1 + 40 * 10) / 1e6)
+    assert judge.basis == "tokens: as in round 0, MORE than engine.budget_usd 0.5"
+    assert stages["round=2/eval-labels-helpful-judge"].rows == 5 * 4
+    assert plan.usd == pytest.approx((judge.rows + 20) * 600 / 1e6)
+    assert stages["round=1/train-labels-toxicity"].usd is None

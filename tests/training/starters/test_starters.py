@@ -1,0 +1,213 @@
+"""The starter models: built once under a lock, whole or not at all, and loadable by anyone.
+
+Built with the tiny budget: what is held here is the plumbing. What the full build reaches (rude
+share, agreement of the classifiers, the judge's means) is measured where the demo runs.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from training.starters import starters as starter
+from training.starters.starters import STARTERS, resolve_model, starter_path
+
+CHAT_MODELS = ("starter-policy", "starter-judge")
+CLASSIFIERS = {
+    "starter-toxicity": {0: "polite", 1: "rude"},
+    "starter-metric": {0: "acceptable", 1: "toxic"},
+}
+# Prints how many steps this process trained; with an argument it dies at that step.
+BUILD = """
+import os, sys
+from training.starters.starters import starter_path
+steps = []
+def progress(what, done, total):
+    steps.append(what)
+    if len(sys.argv) > 1 and len(steps) == int(sys.argv[1]):
+        os._exit(9)
+starter_path("starter-policy", budget="tiny", progress=progress)
+print(len(steps))
+"""
+
+
+@dataclass(frozen=True)
+class Built:
+    """A cache that two processes filled at the same time."""
+
+    cache: Path
+    steps: tuple[int, int]
+
+
+def start_build(cache: Path, *arguments: str, threads: int = 1) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", BUILD, *arguments],
+        env={**os.environ, "ROUNDHOUSE_CACHE": str(cache), "OMP_NUM_THREADS": str(threads)},
+        cwd=Path(starter.__file__).parents[2],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+
+
+def folders(cache: Path) -> list[Path]:
+    return [path for path in (cache / "starters").iterdir() if path.is_dir()]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    cache = tmp_path_factory.mktemp("cache")
+    processes = [start_build(cache), start_build(cache)]
+    first, second = (int(process.communicate(timeout=300)[0]) for process in processes)
+    return Built(cache, (first, second))
+
+
+@pytest.fixture
+def in_cache(built: Built, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("ROUNDHOUSE_CACHE", str(built.cache))
+    return built.cache
+
+
+def must_not_build(what: str, done: int, total: int) -> None:
+    raise AssertionError(f"built again: {what} {done}/{total}")
+
+
+def tiny(name: str) -> Path:
+    return starter_path(name, budget="tiny", progress=must_not_build)
+
+
+def test_two_processes_at_once_build_once(built: Built) -> None:
+    assert min(built.steps) == 0
+    assert max(built.steps) > 0
+    assert len(folders(built.cache)) == 1
+
+
+@pytest.mark.usefixtures("in_cache")
+@pytest.mark.parametrize("name", STARTERS)
+def test_every_starter_is_a_hugging_face_folder(name: str) -> None:
+    files = {path.name for path in tiny(name).iterdir()}
+    needed = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+    assert needed <= files
+    assert ("generation_config.json" in files) == (name in CHAT_MODELS)
+
+
+@pytest.mark.usefixtures("in_cache")
+def test_a_starter_is_found_by_name_and_anything_else_is_left_alone() -> None:
+    assert resolve_model("starter", budget="tiny") == str(tiny("starter-policy"))
+    assert resolve_model("starter-judge", budget="tiny") == str(tiny("starter-judge"))
+    assert resolve_model("meta-llama/Llama-3.1-8B-Instruct") == "meta-llama/Llama-3.1-8B-Instruct"
+
+
+def test_unknown_names_and_budgets_are_refused() -> None:
+    with pytest.raises(ValueError, match="no starter model 'starter-poet': choose one of"):
+        starter_path("starter-poet")
+    with pytest.raises(ValueError, match="no starter budget 'huge'"):
+        starter_path("starter-policy", budget="huge")
+
+
+@pytest.mark.usefixtures("in_cache")
+@pytest.mark.parametrize("name", CHAT_MODELS)
+def test_chats_are_rendered_with_markers_and_end_with_the_end_marker(name: str) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny(name))
+    chat = [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Yes."}]
+    text = tokenizer.apply_chat_template(chat, tokenize=False)
+    assert text == "<s><|human|>Hi?<|end|><|assistant|>Yes.<|end|>"
+    asked = tokenizer.apply_chat_template(chat[:1], tokenize=False, add_generation_prompt=True)
+    assert asked == "<s><|human|>Hi?<|end|><|assistant|>"
+    assert text.startswith(asked)
+    assert tokenizer.pad_token_id != tokenizer.eos_token_id
+    ids = tokenizer(text)["input_ids"]  # one beginning marker: the template's
+    assert ids == tokenizer.apply_chat_template(chat, return_dict=False)
+    assert ids.count(tokenizer.bos_token_id) == 1
+
+
+@pytest.mark.usefixtures("in_cache")
+def test_each_digit_is_one_token_where_the_judge_writes_it() -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny("starter-judge"))
+    prompt = "<s><|human|>Rate it.\nQuestion: Why?\nAnswer: So.\nScore:<|end|><|assistant|>"
+    before = tokenizer.encode(prompt)
+    after = [tokenizer.encode(prompt + digit) for digit in "123456789"]
+    assert all(ids[:-1] == before for ids in after)
+    assert len({ids[-1] for ids in after}) == 9
+
+
+@pytest.mark.usefixtures("in_cache")
+@pytest.mark.parametrize("name", CHAT_MODELS)
+def test_the_chat_models_generate(name: str) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(tiny(name))
+    tokenizer = AutoTokenizer.from_pretrained(tiny(name))
+    assert model.generation_config.eos_token_id == tokenizer.eos_token_id
+    assert model.num_parameters() < 2_000_000
+    prompt = tokenizer("<s><|human|>Hi?<|end|><|assistant|>", return_tensors="pt")
+    with torch.inference_mode():
+        ids = model.generate(**prompt, max_new_tokens=3)
+    assert prompt["input_ids"].shape[1] < ids.shape[1] <= prompt["input_ids"].shape[1] + 3
+
+
+@pytest.mark.usefixtures("in_cache")
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_the_classifiers_have_two_named_classes_and_batches_do_not_change_a_logit(
+    name: str,
+) -> None:
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    model = AutoModelForSequenceClassification.from_pretrained(tiny(name)).eval()
+    tokenizer = AutoTokenizer.from_pretrained(tiny(name))
+    assert model.config.id2label == CLASSIFIERS[name]
+    texts = [
+        "Short.",
+        "You can add a pinch of salt early, and later keep the heat low.",
+        "x " * 500,
+    ]
+    with torch.inference_mode():
+        together = model(**tokenizer(texts, padding=True, truncation=True, return_tensors="pt"))
+        alone = model(**tokenizer(texts[:1], return_tensors="pt"))
+    assert together.logits.shape == (3, 2)
+    torch.testing.assert_close(together.logits[:1], alone.logits, rtol=0, atol=1e-5)
+
+
+@pytest.mark.usefixtures("in_cache")
+def test_the_classifiers_differ_in_architecture_and_tokenizer() -> None:
+    kinds = {json.loads((tiny(n) / "config.json").read_text())["model_type"] for n in CLASSIFIERS}
+    assert kinds == {"roberta", "distilbert"}
+    cutters = {
+        json.loads((tiny(n) / "tokenizer.json").read_text())["model"]["type"] for n in CLASSIFIERS
+    }
+    assert cutters == {"BPE", "WordPiece"}
+
+
+def test_a_killed_build_leaves_no_folder_and_the_next_gives_the_same_weights(
+    built: Built, tmp_path: Path
+) -> None:
+    """The same to the bit, also where the environment asks for another number of threads."""
+    killed = start_build(tmp_path, "2")
+    killed.communicate(timeout=300)
+    assert killed.returncode == 9
+    (left,) = folders(tmp_path)
+    assert left.name.startswith(".")  # unfinished: under a name that nobody looks for
+    start_build(tmp_path, threads=2).communicate(timeout=300)
+    (again,) = folders(tmp_path)
+    (once,) = folders(built.cache)
+    assert again.name == once.name
+    for name in STARTERS:
+        weights = again / name / "model.safetensors"
+        assert weights.read_bytes() == (once / name / "model.safetensors").read_bytes()
+
+
+def test_another_seed_corpus_or_budget_is_another_folder() -> None:
+    keys = {
+        starter._cache_key(seed, budget, None) for seed in (0, 1) for budget in ("tiny", "full")
+    }
+    assert len(keys) == 4

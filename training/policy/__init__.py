@@ -1,0 +1,1 @@
+"""A policy with a value head: loading, log-probs, adapters."""

@@ -1,0 +1,1 @@
+"""PPO from stored rollouts."""

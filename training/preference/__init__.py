@@ -1,0 +1,1 @@
+"""DPO, KTO, SFT and reward models from the same rows, through TRL."""

@@ -1,0 +1,90 @@
+"""Which scored rollouts train by preference, and the best against the worst of a prompt.
+
+Best against worst per prompt and round, as iterated DPO pairs them (Dong et al. 2405.07863, section
+3), with a margin of the rewards; from train prompts alone. Not here: rows for a trainer
+(rows.py), files (export.py), training (dpo.py, kto.py, sft.py,
+reward_model.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from training.preference.queries import PAIRS
+from warehouse.catalog import catalog
+from warehouse.ledger.commits import LiveFile
+from warehouse.schemas import conform
+
+_READ = ("rollouts", "rewards", "prompts", "rounds", "preference_pairs", "policy_logprobs")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which scored rollouts become rows, at which version of the warehouse.
+
+    `rounds` None takes all whose status is in `statuses`; a completion cut off at its token limit
+    takes part only with `allow_truncated`. `margin` is the least difference of the rewards of a
+    pair; `pairs` names a stored pair recipe to take instead of best against worst, `imported` a
+    source of imported completions to take instead of rounds. `threshold` is the reward above which
+    a completion is desirable (KTO); None: the mean of its round or source.
+    """
+
+    rounds: tuple[int, ...] | None = None
+    statuses: tuple[str, ...] = ("completed",)
+    margin: float = 0.5
+    pairs: str | None = None
+    imported: str | None = None
+    threshold: float | None = None
+    allow_truncated: bool = False
+    as_of: int | None = None
+
+    def parameters(self) -> dict[str, object]:
+        """What the queries ask for to choose candidates."""
+        return {
+            "rounds": None if self.rounds is None else list(self.rounds),
+            "statuses": list(self.statuses),
+            "allow_truncated": self.allow_truncated,
+            "imported": self.imported,
+        }
+
+    def reads(self, file: LiveFile) -> bool:
+        """Whether the queries read this file; what they read is verified first.
+
+        Stored pairs may be of other rounds than their completions.
+        """
+        if file.table in ("rollouts", "rewards") and self.pairs is None:
+            return self.rounds is None or file.round is None or file.round in self.rounds
+        return file.table in _READ
+
+
+def preference_pairs(
+    root: str | Path,
+    *,
+    rounds: Sequence[int] | None = None,
+    margin: float = 0.0,
+    statuses: Sequence[str] = ("completed",),
+    allow_truncated: bool = False,
+    imported: str | None = None,
+    as_of: int | None = None,
+) -> pa.Table:
+    """`preference_pairs` rows: at most one pair per prompt and round, never a tie or equal texts.
+
+    `margin` is the least difference of the two rewards; `rounds` None takes all whose status is in
+    `statuses`; a completion cut off at its token limit takes part only with `allow_truncated`.
+    `imported` takes the completions of this imported source instead.
+    """
+    chosen = Selection(
+        rounds=None if rounds is None else tuple(rounds),
+        statuses=tuple(statuses),
+        allow_truncated=allow_truncated,
+        imported=imported,
+    )
+    con = catalog.connect(root, as_of, only=chosen.reads)
+    parameters = chosen.parameters() | {"margin": margin}
+    rows: pa.Table = con.sql(PAIRS, params=parameters).to_arrow_table()
+    con.close()
+    return conform("preference_pairs", rows)

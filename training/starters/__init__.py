@@ -1,0 +1,1 @@
+"""Small models built from scratch for the demo and the tests."""

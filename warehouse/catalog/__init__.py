@@ -1,0 +1,1 @@
+"""A version of the warehouse as DuckDB views."""

@@ -1,0 +1,1 @@
+"""SQL for people: what may run, sessions, answers."""

@@ -1,0 +1,1 @@
+"""Commits, the data files they list, reading and evidence of them."""

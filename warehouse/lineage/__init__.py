@@ -1,0 +1,1 @@
+"""What is behind a number, a row, a file or a policy."""

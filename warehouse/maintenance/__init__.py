@@ -1,0 +1,1 @@
+"""Keeping a warehouse: verify, vacuum, compact, forget."""
