@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from warehouse.errors import RoundhouseError
 
-class LabelingError(RuntimeError):
+
+class LabelingError(RoundhouseError, RuntimeError):
     """A labeler that cannot start or whose backend is dead; the message says what to do."""

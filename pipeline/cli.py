@@ -7,6 +7,8 @@ refused the round.
 from __future__ import annotations
 
 import sys
+import traceback
+from typing import Annotated
 
 import typer
 
@@ -20,9 +22,9 @@ from pipeline.commands.ingest import import_files
 from pipeline.commands.lineage import lineage
 from pipeline.commands.options import PASS_ON
 from pipeline.commands.relabeling import relabel, replay_dead
+from warehouse.errors import RoundhouseError
 
 app = typer.Typer(
-    help="Nightly batch RLAIF: sample, label, publish, train, and show it in SQL.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -67,34 +69,41 @@ app.command("train-reward-model")(preferences_cli.train_reward_model)
 app.add_typer(audit_app, name="audit")
 
 
+@app.callback()
+def _options(
+    debug: Annotated[
+        bool, typer.Option("--debug", help="show the traceback of an error; may stand anywhere")
+    ] = False,
+) -> None:
+    """Nightly batch RLAIF: sample, label, publish, train, and show it in SQL."""
+    # Taken out of the arguments by main; declared here, so that --help shows it.
+
+
 def main() -> None:
     """The console script: known errors become one line on standard error and an exit code."""
+    words = sys.argv[1:]
+    ours = words[: words.index("--")] if "--" in words else words
+    is_debug = "--debug" in ours
     try:
-        app()
+        app([word for word in ours if word != "--debug"] + words[len(ours) :])
     except Exception as error:  # noqa: BLE001 (the outermost boundary, the unknown is raised)
+        if is_debug:
+            traceback.print_exc()
         raise SystemExit(_explain(error)) from None
 
 
 def _explain(error: Exception) -> int:
     import duckdb
 
-    from pipeline.errors import ConfigError, StageFailed
-    from training.errors import TrainingError
-    from warehouse.console.statements import ForbiddenStatement
-    from warehouse.errors import WarehouseError
-
-    wrong_use = (
-        ConfigError,
-        duckdb.ParserException,
-        duckdb.BinderException,
-        duckdb.CatalogException,
-        ForbiddenStatement,
-    )
-    failed = (StageFailed, TrainingError, WarehouseError, duckdb.Error, OSError)
-    if not isinstance(error, (*wrong_use, *failed)):
+    wrong_query = (duckdb.ParserException, duckdb.BinderException, duckdb.CatalogException)
+    if isinstance(error, RoundhouseError):
+        code, next_step = error.exit_code, error.next_step
+    elif isinstance(error, (duckdb.Error, OSError)):
+        code, next_step = 2 if isinstance(error, wrong_query) else 1, ""
+    else:
         raise error
-    print(f"roundhouse: {error}", file=sys.stderr)
-    return 2 if isinstance(error, wrong_use) else 1
+    print(f"roundhouse: {error}" + (f"; {next_step}" if next_step else ""), file=sys.stderr)
+    return code
 
 
 if __name__ == "__main__":

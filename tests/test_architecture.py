@@ -20,7 +20,8 @@ ROOMS = {
 # Rooms within rooms, lowest first: an import reaches only what stands below, `|` is side by side.
 FLOORS = {
     "warehouse": [
-        "errors | schemas | keys | files",
+        "errors",
+        "schemas | keys | files",
         "store",
         "ledger",
         "catalog | maintenance",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from warehouse.errors import RoundhouseError
 
-class TrainingError(RuntimeError):
+
+class TrainingError(RoundhouseError, RuntimeError):
     """Training cannot go on; the message names rows or numbers and says what to do."""
 
 

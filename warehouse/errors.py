@@ -1,9 +1,25 @@
-"""Every error that the warehouse raises about its contents or its place."""
+"""The one base of every error of the house, and those the warehouse raises about its contents.
+
+A message says what is wrong, where, and what to do; the command line prints it in one line and
+ends with the class's `exit_code` (`--debug` shows the traceback). Errors of other rooms stand in
+their `errors.py` or beside the one function that raises them, and derive from RoundhouseError.
+"""
 
 from __future__ import annotations
 
 
-class WarehouseError(Exception):
+class RoundhouseError(Exception):
+    """Base of every error that Roundhouse raises on purpose.
+
+    `exit_code` is what a command ends with: 1 failed, 2 wrong use. `next_step` is what to do where
+    the message itself does not say it.
+    """
+
+    exit_code = 1
+    next_step = ""
+
+
+class WarehouseError(RoundhouseError):
     """Base of every error the warehouse raises about its contents or its place."""
 
 
@@ -49,3 +65,7 @@ class ForgottenMeanwhile(Conflict):
 
 class Vacuumed(WarehouseError):
     """An old version whose files a vacuum has deleted."""
+
+
+class SchemaMismatch(RoundhouseError, ValueError):
+    """A table does not fit its schema; the message names the table and the columns."""

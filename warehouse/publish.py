@@ -29,13 +29,14 @@ from warehouse.errors import (
     Conflict,
     CorruptFile,
     ForgottenMeanwhile,
+    SchemaMismatch,
     WarehouseError,
 )
 from warehouse.ledger.commits import FORGET, VACUUM, Commit, LiveFile
 from warehouse.ledger.data_files import put_rows, write_parquet
 from warehouse.ledger.ledger import Ledger
 from warehouse.ledger.suppression import forgotten, without_forgotten
-from warehouse.schemas import TABLES, SchemaMismatch, Table, conform
+from warehouse.schemas import TABLES, Table, conform
 from warehouse.store import open_store
 from warehouse.store.base import Store
 

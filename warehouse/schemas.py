@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from warehouse.errors import SchemaMismatch
+
 SCHEMA_VERSION = 3  # 2: labels.is_cached, .is_consistent; rounds.decided_*. 3: labels.purpose
 
 _TERM = pa.struct(
@@ -39,10 +41,6 @@ _TYPES: dict[str, pa.DataType] = {
 }
 
 SCORED_STATUSES = ("ok", "ok_repaired")
-
-
-class SchemaMismatch(ValueError):
-    """A table does not fit its schema; the message names the table and the columns."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from warehouse.errors import RoundhouseError
+
 
 @dataclass(frozen=True)
 class ChatRequest:
@@ -79,7 +81,7 @@ class PaidWork:
     budget_usd: float | None = None
 
 
-class BudgetSpent(RuntimeError):
+class BudgetSpent(RoundhouseError, RuntimeError):
     """The next call would exceed the budget: nothing of it was sent; what was paid for is kept."""
 
 

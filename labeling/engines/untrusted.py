@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from labeling.errors import LabelingError
+from warehouse.errors import RoundhouseError
 
 PLACEHOLDERS = {"system": "ROUNDHOUSE-SYSTEM-SLOT", "user": "ROUNDHOUSE-USER-SLOT"}
 ZERO_WIDTH_SPACE = "\u200b"
@@ -20,7 +21,7 @@ class JudgePrompt:
     text: str
 
 
-class UnfitPrompt(ValueError):
+class UnfitPrompt(RoundhouseError, ValueError):
     """The messages of one row cannot be shown to a judge; the message says why."""
 
 

@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
+from warehouse.errors import RoundhouseError
+
 # Part of every writing judge's revision: raise it when the same text gives another verdict.
 VERDICT_VERSION = 1
 _KEYS = {"rationale", "score"}
@@ -45,7 +47,7 @@ class Verdict:
     detail: str | None = None
 
 
-class _NonFinite(ValueError):
+class _NonFinite(RoundhouseError, ValueError):
     """The JSON holds NaN or an infinity; Python's reader would let it pass."""
 
 
@@ -75,7 +77,7 @@ def read_verdict(text: str, scale: Mapping[int, float]) -> Verdict:
     return first
 
 
-class Unreadable(ValueError):
+class Unreadable(RoundhouseError, ValueError):
     """Carries the verdict on a text that holds no readable object."""
 
     def __init__(self, status: str, detail: str) -> None:

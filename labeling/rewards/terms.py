@@ -14,11 +14,14 @@ import pyarrow.compute as pc
 
 from labeling.rewards.config import RewardTerm
 from labeling.rewards.formulas import Bools, Floats, Penalty
+from warehouse.errors import RoundhouseError
 from warehouse.schemas import SCORED_STATUSES, TABLES
 
 
-class RewardError(ValueError):
+class RewardError(RoundhouseError, ValueError):
     """Labels or a scale that do not fit the recipe; the message names the labeler."""
+
+    exit_code = 2
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import json
 import re
 from typing import Any
 
+from warehouse.errors import RoundhouseError
 from warehouse.ledger.suppression import normalise
 
 Messages = list[dict[str, str]]
@@ -14,7 +15,7 @@ _TURN = re.compile(r"\n\n(Human|Assistant):")
 _ROLES = {"Human": "user", "Assistant": "assistant"}
 
 
-class MalformedPrompt(ValueError):
+class MalformedPrompt(RoundhouseError, ValueError):
     """One row that holds no prompt; says why."""
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -24,7 +23,7 @@ from pipeline.config import BeamConfig
 from pipeline.errors import StageError
 from pipeline.runtime.machine import package_versions
 from pipeline.runtime.progress import Heartbeat
-from warehouse.files import file_sha256, write_atomically
+from warehouse.files import file_sha256, whole_file, write_atomically
 from warehouse.store.disk_full import naming_full_disk
 from warehouse.store.local_cache import local_folder, user_cache
 
@@ -239,14 +238,11 @@ def _process_shard(
 
 
 def _write_parquet(rows: pa.Table, path: Path) -> None:
-    """Writes under a name of this process, then renames: a killed writer leaves no such file."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with naming_full_disk(path.parent, f"{path.name} before compression", rows.nbytes, _RESUME):
-            pq.write_table(rows, temporary, compression="zstd", compression_level=1)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with (
+        whole_file(path) as fresh,
+        naming_full_disk(path.parent, f"{path.name} before compression", rows.nbytes, _RESUME),
+    ):
+        pq.write_table(rows, fresh, compression="zstd", compression_level=1)
 
 
 def beam_options(config: BeamConfig) -> PipelineOptions:

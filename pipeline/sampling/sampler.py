@@ -14,6 +14,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from warehouse.errors import RoundhouseError
+
 
 @dataclass(frozen=True)
 class Sampled:
@@ -26,7 +28,7 @@ class Sampled:
     finish_reason: str
 
 
-class PromptFailed(ValueError):
+class PromptFailed(RoundhouseError, ValueError):
     """The engine refused one prompt; the others of its batch are not touched."""
 
 

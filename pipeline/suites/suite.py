@@ -17,6 +17,7 @@ from pathlib import Path
 
 from pipeline.errors import ConfigError
 from pipeline.suites.formats import SuiteFormat
+from warehouse.errors import RoundhouseError
 
 _SHOWN = 5
 
@@ -60,7 +61,7 @@ class Suite:
         return dict(sorted(places.items()))
 
 
-class _BadCell(ValueError):
+class _BadCell(RoundhouseError, ValueError):
     """A cell that cannot be read; names its column."""
 
 

@@ -21,6 +21,7 @@ from labeling.label import decoded_texts
 from pipeline.errors import ConfigError
 from pipeline.ingest.files import json_lines
 from pipeline.ingest.messages import MalformedPrompt, messages_of
+from warehouse.errors import RoundhouseError
 
 _COLUMNS = ("id", "text", "prompt", "completion")
 _JSONL = (".jsonl", ".jsonl.gz", ".ndjson")
@@ -37,7 +38,7 @@ class Subject(NamedTuple):
     problem: str | None = None
 
 
-class _BadRow(ValueError):
+class _BadRow(RoundhouseError, ValueError):
     """A row without a text; says why."""
 
 

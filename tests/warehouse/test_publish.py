@@ -16,7 +16,7 @@ import pytest
 from tests.warehouse.builder import label, prompt, publish_rows, reward, rollout
 from warehouse import publish as publishing
 from warehouse.catalog.catalog import load_checks
-from warehouse.errors import AlreadyPublished, CorruptFile
+from warehouse.errors import AlreadyPublished, CorruptFile, SchemaMismatch
 from warehouse.ledger.commits import Commit
 from warehouse.ledger.data_files import write_parquet
 from warehouse.ledger.ledger import Ledger
@@ -24,7 +24,7 @@ from warehouse.ledger.reading import read_table
 from warehouse.ledger.suppression import Forgotten
 from warehouse.maintenance.forgetting import forget
 from warehouse.publish import PublishRefused, publish, read_staged
-from warehouse.schemas import SCHEMA_VERSION, STATUSES, TABLES, SchemaMismatch, table_from_rows
+from warehouse.schemas import SCHEMA_VERSION, STATUSES, TABLES, table_from_rows
 from warehouse.store import open_store
 
 

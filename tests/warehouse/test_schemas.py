@@ -12,7 +12,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from warehouse.schemas import SCHEMA_VERSION, TABLES, SchemaMismatch, conform, table_from_rows
+from warehouse.errors import SchemaMismatch
+from warehouse.schemas import SCHEMA_VERSION, TABLES, conform, table_from_rows
 
 SNAPSHOTS = {
     version: json.loads((Path(__file__).parent / f"schemas_v{version}.json").read_text())

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from warehouse.errors import RoundhouseError
+
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
@@ -34,8 +36,10 @@ class AdapterConfig(BaseModel):
     )
 
 
-class AdapterError(ValueError):
+class AdapterError(RoundhouseError, ValueError):
     """An adapter that does not fit its policy; the message says what to change."""
+
+    exit_code = 2
 
 
 def with_adapter(base: PreTrainedModel, config: AdapterConfig, folder: Path | None) -> PeftModel:

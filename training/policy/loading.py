@@ -19,6 +19,7 @@ from transformers import (
 
 from training.policy import encoder_decoder
 from training.policy.adapters import ADAPTER, AdapterConfig, AdapterError, with_adapter
+from warehouse.errors import RoundhouseError
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -29,8 +30,10 @@ _DROPOUTS = (
 )
 
 
-class UnsupportedPolicy(ValueError):
+class UnsupportedPolicy(RoundhouseError, ValueError):
     """A model that PPO cannot train here; the message says why."""
+
+    exit_code = 2
 
 
 def resolve_device(device: str) -> torch.device:

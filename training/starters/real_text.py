@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Literal
 
 from training.starters.corpus import Half, half_of, is_unseen
+from warehouse.errors import RoundhouseError
 
 HH_TRAIN, HH_TEST = "hh-rlhf/train.jsonl.gz", "hh-rlhf/test.jsonl.gz"
 TWEETS, STATEMENTS = "davidson/labeled_data.csv", "toxigen/toxiGen.json"
@@ -38,8 +39,10 @@ _EDGE = " \t\n\"':!-.,;"
 Owner = Literal["policy", "reward", "metric"]
 
 
-class StarterTextError(ValueError):
+class StarterTextError(RoundhouseError, ValueError):
     """The folder of real text does not give what is asked of it; the message says why."""
+
+    exit_code = 2
 
 
 @dataclass(frozen=True)

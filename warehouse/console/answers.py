@@ -11,15 +11,14 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from warehouse.console.queries import OutputError, Queries
+from warehouse.files import whole_file
 
 if TYPE_CHECKING:
     import duckdb
@@ -47,7 +46,7 @@ def write_answer(
 
     Raises OutputError where Parquet has no type or name for a column.
     """
-    with _whole_file(out) as fresh:
+    with whole_file(out) as fresh:
         if style == "parquet":
             _write_parquet(queries, relation, fresh)
         else:
@@ -126,19 +125,6 @@ def _write_parquet(queries: Queries, relation: duckdb.DuckDBPyRelation, path: Pa
                 writer.write_batch(batch)
     except pa.ArrowNotImplementedError as error:
         raise OutputError(f"Parquet cannot hold this: {error}; cast the column to text") from error
-
-
-@contextmanager
-def _whole_file(path: Path) -> Iterator[Path]:
-    """A name to write under, in the same folder; renamed to `path` if nothing goes wrong."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield fresh
-        fresh.replace(path)
-    finally:
-        with suppress(FileNotFoundError):
-            fresh.unlink()
 
 
 def _taken(buffer: io.StringIO) -> str:

@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
+from warehouse.errors import RoundhouseError
+
 if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
@@ -14,12 +16,14 @@ _BATCH_ROWS = 10_000
 _Result = TypeVar("_Result")
 
 
-class QueryCancelled(Exception):
+class QueryCancelled(RoundhouseError):
     """Ctrl-C came while a query ran; the connection is good for the next one."""
 
 
-class OutputError(ValueError):
+class OutputError(RoundhouseError, ValueError):
     """An answer that cannot be written this way; the message says what would work."""
+
+    exit_code = 2
 
 
 class Queries:

@@ -50,6 +50,8 @@ _ALLOWED = (
 class ForbiddenStatement(WarehouseError):
     """A statement that does more than read; the message says what would be allowed."""
 
+    exit_code = 2
+
 
 @dataclass(frozen=True)
 class Statement:

@@ -19,6 +19,7 @@ import duckdb
 from jinja2 import Environment, StrictUndefined, Template
 
 from warehouse.catalog.catalog import connect
+from warehouse.files import write_atomically
 from warehouse.ledger.commits import LiveFile
 from warehouse.ledger.ledger import Ledger
 from warehouse.report.chart import toxicity_chart
@@ -88,8 +89,7 @@ def write_report(root: str | Path, out: Path, as_of: int | None = None) -> Path:
         files=sorted(files, key=lambda file: file.path) if len(files) <= _LISTED_FILES else [],
         code_versions=sorted({commit.code_version for commit in commits} - {""}),
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(page, encoding="utf-8")
+    write_atomically(out, page)
     return out
 
 

@@ -29,6 +29,7 @@ from labeling.engines.remote.shared_limits import (
     budget_and_rate,
 )
 from labeling.errors import LabelingError
+from warehouse.errors import RoundhouseError
 
 _CREW_PER_SLOT = 4
 _LOOK_AGAIN = 0.05  # seconds: nobody tells when another worker gives a slot or money back
@@ -107,7 +108,7 @@ class Dispatcher:
             return await batch.complete(requests)
 
 
-class _Stopped(Exception):
+class _Stopped(RoundhouseError):
     """The batch ends before this request was sent (again)."""
 
 

@@ -17,6 +17,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_aft
 from tenacity.wait import wait_random_exponential
 
 from labeling.engines.chat import ChatAnswer
+from warehouse.errors import RoundhouseError
 
 # Credentials, permission, model or path: the next call would meet the same.
 REFUSES_EVERYBODY = frozenset({401, 403, 404})
@@ -26,7 +27,7 @@ _TIMED_OUT = frozenset({408, 504})
 _LONGEST_MESSAGE = 500
 
 
-class CallFailed(Exception):
+class CallFailed(RoundhouseError):
     """One attempt failed. `status` is the answer's if no retry mends it.
 
     `may_be_billed`: the endpoint may have worked for it (timeout, unreadable body), so the budget
