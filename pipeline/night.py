@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +24,7 @@ from pathlib import Path
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
 from pipeline.runtime.machine import choose_device, choose_engine
+from pipeline.runtime.preloads import NIGHT, preloads
 from pipeline.runtime.process import run_in_process, warm_up
 from pipeline.runtime.progress import StageDisplay
 from pipeline.runtime.publishing import StageReport
@@ -111,13 +112,16 @@ def run_rounds(config: RunConfig, rounds: int | None, say: Callable[[str], None]
     return run
 
 
-def prepare(config: RunConfig, say: Callable[[str], None]) -> Run:
-    """Starters built, prompts ingested, base policy and labelers there: before anything else."""
+def prepare(config: RunConfig, say: Callable[[str], None], kinds: Collection[str] = NIGHT) -> Run:
+    """Starters built, prompts ingested, base policy and labelers there: before anything else.
+
+    `kinds` of stages are what the command may run: imports are made for those.
+    """
     run = Run(config, say)
     wanted = config.rollouts.engine
     if (engine := choose_engine(wanted)) != wanted:
         say(f"{wanted} is not installed here (it has no wheel for every system): {engine} samples.")
-    warm_up(choose_device(config.device), run.log("imports"))
+    warm_up(choose_device(config.device), run.log("imports"), preloads(config, kinds))
     run.stage("set-up", "prepare", stages.prepare)
     return run
 
@@ -164,7 +168,7 @@ def revise(config: RunConfig, number: int, say: Callable[[str], None]) -> Run:
     """Critique and revision of the round's worst completions; no night needs it."""
     if config.revision is None:
         raise ConfigError("revision: no such section; it needs at least engine and select")
-    run = prepare(config, say)
+    run = prepare(config, say, ("set-up", "revision"))
     name = f"round={number}/revision-{config.revision.name}"
     run.stage("revision", name, stages.revise, number)
     return run

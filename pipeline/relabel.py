@@ -76,7 +76,7 @@ def relabel(
     """
     labelers = chosen_labelers(config, names)
     work = _work(config, rounds, purposes)
-    run = prepare(config, say)
+    run = prepare(config, say, ("set-up", "labelling"))
     for number, purpose in work:
         for labeler in labelers:
             _label(run, number, purpose, labeler)

@@ -77,7 +77,8 @@ def replay_dead(
     """
     labelers = chosen_labelers(config, names)
     _check(statuses)
-    run = Run(config, say) if dry_run else prepare(config, say)
+    kinds = ("set-up", "sampling", "labelling")
+    run = Run(config, say) if dry_run else prepare(config, say, kinds)
     left: list[Undone] = []
     for number, purpose in _open_work(config, rounds, say):
         look: Callable[[], Undone | None]

@@ -71,7 +71,7 @@ def generate(
     from pipeline import night
 
     settings = _load(config, sets, context.args)
-    night.sample(night.prepare(settings, print), number, purpose)
+    night.sample(night.prepare(settings, print, ("set-up", "sampling")), number, purpose)
 
 
 def label(
@@ -94,7 +94,7 @@ def label(
     if source is not None and out is not None:
         label_file.label_file(settings, source, out, names or (), print)
     elif number is not None:
-        night.label(night.prepare(settings, print), number, purpose)
+        night.label(night.prepare(settings, print, ("set-up", "labelling")), number, purpose)
 
 
 def revise(context: typer.Context, config: Config, number: Round, sets: Sets = None) -> None:
@@ -109,7 +109,8 @@ def train(context: typer.Context, config: Config, number: Round, sets: Sets = No
     """Gate, rewards and PPO on a stored round."""
     from pipeline import night
 
-    outcome = night.prepare(_load(config, sets, context.args), print)
+    settings = _load(config, sets, context.args)
+    outcome = night.prepare(settings, print, ("set-up", "rewards", "training"))
     night.reward_and_train(outcome, number)
     raise typer.Exit(outcome.exit_code)
 
@@ -118,7 +119,9 @@ def evaluate(context: typer.Context, config: Config, number: Round, sets: Sets =
     """Hold-out numbers of policy N: its rollouts, labels and evaluation."""
     from pipeline import night
 
-    night.evaluate_policy(night.prepare(_load(config, sets, context.args), print), number)
+    settings = _load(config, sets, context.args)
+    kinds = ("set-up", "sampling", "labelling", "evaluation")
+    night.evaluate_policy(night.prepare(settings, print, kinds), number)
 
 
 def accept(warehouse: Warehouse, number: Round, by: By, why: Why) -> None:

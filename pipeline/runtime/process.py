@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ConfigError, StageFailed
+from warehouse.errors import RoundhouseError
 
 logger = logging.getLogger(__name__)
 
@@ -46,24 +47,6 @@ _CPU_ENGINE = {
     "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
     "MALLOC_TRIM_THRESHOLD_": str(1 << 31),
 }
-# Imported once by the fork server, for all stages; it passes over what is not installed. Beam pulls
-# grpc in, which may only be forked before it has opened a channel: importing opens none.
-_WARM = [
-    "apache_beam.runners.portability.fn_api_runner.fn_runner",
-    "scipy.stats",
-    "torch",
-    "transformers.models.auto.modeling_auto",
-    "transformers.models.llama.modeling_llama",
-    "transformers.models.roberta.modeling_roberta",
-    "vllm.model_executor.models.llama",
-    "vllm.v1.engine.llm_engine",
-    "vllm.v1.worker.cpu_worker",
-    "pipeline.stages.evaluation",
-    "pipeline.stages.labels",
-    "pipeline.stages.rollout_worker",
-    "pipeline.stages.training",
-]
-_HAS_GROUPS = sys.platform != "win32"
 _TCMALLOC = "/usr/lib/x86_64-linux-gnu/libtcmalloc_minimal.so.4"
 
 
@@ -78,22 +61,22 @@ def prepare_environment(device: str) -> None:
 
 
 def context(device: str) -> Any:
-    """The start method for stages: forkserver with warm imports on the CPU, spawn on CUDA."""
+    """The start method for stages: fork server on the CPU, spawn on CUDA."""
     prepare_environment(device)
-    if device == "cuda" or sys.platform == "win32":
-        return multiprocessing.get_context("spawn")
-    server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(_WARM)
-    return server
+    return multiprocessing.get_context("spawn" if device == "cuda" else "forkserver")
 
 
-def warm_up(device: str, log: Path) -> None:
-    """Starts the fork server, if stages have one; what its imports print goes to `log`."""
+def warm_up(device: str, log: Path, modules: list[str]) -> None:
+    """Starts the fork server, if stages have one, with these modules imported (preloads.py).
+
+    What the imports print goes to `log`. A server that runs already stays as it is.
+    """
     start = context(device)
     if start.get_start_method() != "forkserver":
         return
     from multiprocessing import forkserver
 
+    start.set_forkserver_preload(modules)
     log.parent.mkdir(parents=True, exist_ok=True)
     sys.stderr.flush()
     kept = os.dup(2)
@@ -152,7 +135,7 @@ def run_in_process(
 
 
 def _kill_group(pid: int | None) -> None:
-    if pid is None or not _HAS_GROUPS:
+    if pid is None:
         return
     try:
         os.killpg(pid, signal.SIGKILL)
@@ -169,14 +152,15 @@ def _child(
     started_at: float,
 ) -> None:
     startup = time.time() - started_at
-    if _HAS_GROUPS:
-        os.setsid()
+    os.setsid()
     threading.Thread(target=_die_with_driver, args=(driver_alive,), daemon=True).start()
     _redirect_output(log)
     try:
         outcome = ("ok", target(*arguments), startup)
-    except ConfigError as error:
-        outcome = ("usage", str(error), startup)
+    except RoundhouseError as error:
+        traceback.print_exc()  # for --debug's reader: the log has what the driver cannot show
+        said = f"{error}; {error.next_step}" if error.next_step else str(error)
+        outcome = ("usage" if error.exit_code == ConfigError.exit_code else "error", said, startup)
     except Exception as error:  # noqa: BLE001 (the boundary: it is written down and sent on)
         traceback.print_exc()
         outcome = ("error", f"{type(error).__name__}: {error}", startup)

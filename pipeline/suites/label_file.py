@@ -31,6 +31,7 @@ from labeling.labelers.config import LabelerConfig
 from pipeline.config import RunConfig, chosen_labelers
 from pipeline.errors import ConfigError, StageFailed
 from pipeline.runtime.machine import choose_device
+from pipeline.runtime.preloads import label_preloads
 from pipeline.runtime.process import run_in_process, warm_up
 from pipeline.runtime.progress import Heartbeat, StageDisplay
 from pipeline.runtime.shards import answers_file
@@ -77,7 +78,7 @@ def label_file(
     check_input(source)
     device = choose_device(config.device)
     with _work_folder(out) as work:
-        warm_up(device, work / _LOGS / "imports.log")
+        warm_up(device, work / _LOGS / "imports.log", label_preloads(labelers))
         made = [_run_stage(config, labeler, source, work, device) for labeler in labelers]
         _write(out, work, [_part(work, labeler.name) for labeler in labelers])
     for labels in made:

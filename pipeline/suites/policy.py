@@ -19,6 +19,7 @@ from pipeline.errors import ConfigError
 from pipeline.ingest.messages import MalformedPrompt, messages_of
 from pipeline.policies.policies import PolicyChoice, chosen_policy
 from pipeline.runtime.machine import choose_device, choose_engine
+from pipeline.runtime.preloads import label_preloads, sampling_preloads
 from pipeline.runtime.process import run_in_process, warm_up
 from pipeline.runtime.progress import Heartbeat, StageDisplay
 from pipeline.suites.label_file import label_file
@@ -47,11 +48,12 @@ def evaluate_policy(
     """
     if choice.named is not None and choice.round is not None:
         raise ConfigError("evaluate-policy: --policy and --round exclude each other")
-    chosen_labelers(config, names)  # a wrong name is found before the minutes of sampling
+    labelers = chosen_labelers(config, names)  # a wrong name is found before sampling
     prompts = _prompts(suite)
     device = choose_device(config.device)
     with work_folder(near) as work:
-        warm_up(device, work / "imports.log")
+        modules = sorted({*sampling_preloads(config), *label_preloads(labelers)})
+        warm_up(device, work / "imports.log", modules)
         with StageDisplay("policy (sampling)", work / _PROGRESS):
             revision, _ = run_in_process(
                 sample_suite,

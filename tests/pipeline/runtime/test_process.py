@@ -12,14 +12,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from labeling.errors import LabelingError
+from labeling.rewards.terms import RewardError
 from pipeline.errors import ConfigError, StageFailed
-from pipeline.runtime import process as stage_process
 from pipeline.runtime.process import run_in_process
-
-
-@pytest.fixture(autouse=True)
-def no_warm_imports(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stage_process, "_WARM", [])
+from training.policy.adapters import AdapterError
 
 
 def run(target, *arguments: object, log: Path):
@@ -34,6 +31,10 @@ def double(number: int) -> int:
 
 def complain(kind: type[Exception]) -> None:
     raise kind("labelers.x: no such thing")
+
+
+def imported(names: list[str]) -> list[str]:
+    return [name for name in names if name in sys.modules]
 
 
 def die() -> None:
@@ -62,9 +63,34 @@ def test_an_error_is_named_with_its_log(tmp_path):
     assert "Traceback" in log.read_text()
 
 
-def test_wrong_use_stays_wrong_use(tmp_path):
-    with pytest.raises(ConfigError, match=r"labelers\.x: no such thing"):
-        run(complain, ConfigError, log=tmp_path / "stage.log")
+@pytest.mark.parametrize("kind", [ConfigError, RewardError, AdapterError])
+def test_wrong_use_stays_wrong_use(tmp_path, kind):
+    with pytest.raises(ConfigError, match=r"^labelers\.x: no such thing$"):
+        run(complain, kind, log=tmp_path / "stage.log")
+    assert "Traceback" in (tmp_path / "stage.log").read_text()
+
+
+def test_an_error_of_ours_is_said_without_its_class(tmp_path):
+    log = tmp_path / "stage.log"
+    with pytest.raises(StageFailed, match=r"^labelers\.x: no such thing\nIts log: "):
+        run(complain, LabelingError, log=log)
+
+
+def test_stages_find_imported_what_the_server_was_told_and_nothing_else(tmp_path):
+    # In a process of its own: a fork server starts once.
+    script = (
+        "import sys\nfrom pathlib import Path\n"
+        "from pipeline.runtime.process import run_in_process, warm_up\n"
+        "from tests.pipeline.runtime.test_process import imported\n"
+        f"log = Path({str(tmp_path / 'stage.log')!r})\n"
+        "warm_up('cpu', log, ['tabnanny', 'no.such.module'])\n"
+        "names = ['tabnanny', 'torch', 'vllm']\n"
+        "print(run_in_process(imported, (names,), log=log, device='cpu')[0])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "['tabnanny']\n"
 
 
 def test_a_killed_stage_says_how_to_go_on(tmp_path):

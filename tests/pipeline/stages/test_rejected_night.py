@@ -94,7 +94,7 @@ def run(models: Path) -> Iterator[Callable[..., tuple[int, str]]]:
 
     with pytest.MonkeyPatch.context() as patch:
         here(patch)
-        patch.setattr(night, "warm_up", lambda device, log: None)
+        patch.setattr(night, "warm_up", lambda device, log, modules: None)
         yield nights
 
 
