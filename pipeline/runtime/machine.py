@@ -44,7 +44,7 @@ def is_encoder_decoder(folder: Path | str) -> bool:
 
 
 def choose_engine(wanted: str, policy: Path | None = None) -> str:
-    """The wanted engine, or transformers where vLLM has no wheel (macOS, Windows).
+    """The wanted engine, or transformers where vLLM has no wheel (macOS).
 
     Raises ConfigError where the engine cannot serve the policy in this folder: on every machine
     alike, so that a configuration that runs on one runs on the next.
