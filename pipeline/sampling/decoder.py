@@ -1,4 +1,4 @@
-"""Completions from plain transformers: where vLLM has no wheel (macOS, Windows) or no model.
+"""Completions from plain transformers: where vLLM has no wheel (macOS) or no model.
 
 A loop over a key-value cache with one random generator per completion, so that a completion depends
 on its seed and not on its batch (`generate` has one generator for all). Slower than vLLM by design.
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class TransformersSampler:
-    """A decoder-only policy on transformers. See labeling.engines.sampling.Sampler."""
+    """A decoder-only policy on transformers. See pipeline.sampling.sampler.Sampler."""
 
     name = "transformers"
 

@@ -21,7 +21,7 @@ _NO_LIMIT = 2048  # T5's positions are relative; this only bounds what a careles
 
 
 class Seq2SeqSampler:
-    """An encoder-decoder policy on transformers. See labeling.engines.sampling.Sampler.
+    """An encoder-decoder policy on transformers. See pipeline.sampling.sampler.Sampler.
 
     The prompt goes to the encoder, so a completion does not hold its start token. `max_model_len`
     counts prompt and completion together, as for every policy.

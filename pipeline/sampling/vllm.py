@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 class VllmSampler:
-    """A policy on vLLM. See labeling.engines.sampling.Sampler."""
+    """A policy on vLLM. See pipeline.sampling.sampler.Sampler."""
 
     name = "vllm"
 
