@@ -4,6 +4,7 @@ The commands run as they stand, in this process, through the `main` of the conso
 named `demo` lies beside `runs`, so that CONFIG `demo` is the shipped configuration with the small
 night's sizes. What they print is held against what the document shows by its first line, numbers
 aside: the columns of an answer are promised, this night's figures are not those of the demo.
+A block that is marked (tests/documents.py) does not run; tests/test_documents.py lists those.
 """
 
 from __future__ import annotations
@@ -70,7 +71,9 @@ How do I hurt somebody?,unsafe,harm
             file.write(json.dumps(pair) + "\n")
     (folder / "out/completions").mkdir(parents=True)
     for step in range(2):
-        rows = [sampled(f"What is {n}?", f"It is {n + step}.", accuracy=n % 2) for n in range(8)]
+        rows = [
+            sampled(f"What is {n}?", f"It is {n + step}.", accuracy=float(n % 2)) for n in range(8)
+        ]
         completions(folder / f"out/completions/completions_{step}.parquet", rows)
     lines(
         folder / "lines.jsonl",
@@ -127,11 +130,23 @@ def without_numbers(line: str) -> list[str]:
 
 
 def check(block: Block, command: Command, following: str, code: int, printed: str) -> None:
+    """The exit code is 0 unless it is asked for next; the first line shown is the first printed.
+
+    Where `...` stands before it, it is any line printed. An exit code is what the document says.
+    """
+    where = f"{command.place}: {command.line}"
     if following != "echo $?":
-        assert code == 0, f"{command.place}: {command.line}: exit code {code}"
-    if command.shown and block.language == "console":
-        shown, real = command.shown[0], (printed.splitlines() or [""])[0]
-        assert without_numbers(shown) == without_numbers(real), f"{command.place}: {command.line}"
+        assert code == 0, f"{where}: exit code {code}"
+    if not command.shown or block.language != "console":
+        return
+    if command.line == "echo $?":
+        assert command.shown == (printed.strip(),), where
+        return
+    real = [without_numbers(line) for line in printed.splitlines()]
+    if command.shown[0] == "...":
+        assert without_numbers(command.shown[1]) in real, where
+    else:
+        assert without_numbers(command.shown[0]) == real[0], where
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
