@@ -21,7 +21,7 @@ soak: $(READY)
 bench: $(READY)
 	@$(BIN)/python -m tests.benchmarks
 
-# Seven ways of training on the same stored rounds, three seeds: most of an hour on two cores.
+# Seven ways of training on the same stored rounds, three seeds: an hour and a half on two cores.
 bench-learning: $(READY)
 	@$(BIN)/python -m tests.benchmarks.learning_arms
 
