@@ -9,7 +9,7 @@ A policy that is not promoted is kept, and the next night samples from the one b
 
 Every arrow is a stage in a process of its own that ends in one commit of the ledger. A stage whose
 commit is there is skipped, so the same command resumes after a kill at any moment, and running a
-finished night again changes nothing.
+finished night again starts no process and changes nothing.
 """
 
 from __future__ import annotations
@@ -29,40 +29,40 @@ from pipeline.runtime.process import run_in_process, warm_up
 from pipeline.runtime.progress import StageDisplay
 from pipeline.runtime.publishing import StageReport
 from pipeline.runtime.shards import staging_folder
+from pipeline.runtime.timings import StageTiming, line_of
 from pipeline.stages import entry as stages
 from pipeline.stages.rounds import awaits_training, is_stopped
-from warehouse.ledger.ledger import Ledger
-from warehouse.ledger.reading import read_table
-from warehouse.store import open_store
+from warehouse.handle import Warehouse
+from warehouse.keys import (
+    evaluation_key,
+    labelling_name,
+    revising_name,
+    rewards_key,
+    rollouts_key,
+    training_key,
+)
 
 DONE, FAILED, DEAD_LETTERS, REFUSED = 0, 1, 3, 4
 
 
-@dataclass(frozen=True)
-class StageTiming:
-    """Wall seconds of a stage: `startup` (process, imports), `load` (models), `work`, the rest."""
-
-    stage: str
-    kind: str
-    total: float
-    startup: float
-    load: float
-    work: float
-
-
 @dataclass
 class Run:
-    """One call of `roundhouse run`: the configuration, and what its stages report."""
+    """One call of `roundhouse run`: the configuration, its warehouse, what its stages report.
+
+    `kinds` of stages are what the command may run: imports are made for those.
+    """
 
     config: RunConfig
     say: Callable[[str], None]
+    kinds: Collection[str] = NIGHT
+    warehouse: Warehouse = field(init=False)
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     timings: list[StageTiming] = field(default_factory=list)
     exit_code: int = DONE
+    is_prepared: bool = False
 
-    def is_published(self, key: str) -> bool:
-        """Whether this work is in the ledger."""
-        return Ledger(open_store(self.config.warehouse)).find(key) is not None
+    def __post_init__(self) -> None:
+        self.warehouse = Warehouse.open(self.config.warehouse)
 
     def log(self, name: str) -> Path:
         """What the stage's process prints."""
@@ -72,20 +72,40 @@ class Run:
     def stage(
         self, kind: str, name: str, target: Callable[..., StageReport], *arguments: object
     ) -> StageReport:
-        """Runs one stage in its process, shows its progress, keeps its timing."""
+        """Runs one stage in its process, the set-up before the first of them."""
+        self.prepare()
+        return self._in_process(kind, name, target, *arguments)
+
+    def prepare(self) -> None:
+        """Starters built, prompts ingested, base policy and labelers there: once, if need be."""
+        if self.is_prepared:
+            return
+        self.is_prepared = True
+        wanted = self.config.rollouts.engine
+        if (engine := choose_engine(wanted)) != wanted:
+            no_wheel = "is not installed here (it has no wheel for every system)"
+            self.say(f"{wanted} {no_wheel}: {engine} samples.")
+        modules = preloads(self.config, self.kinds)
+        warm_up(choose_device(self.config.device), self.log("imports"), modules)
+        self._in_process("set-up", "prepare", stages.prepare)
+
+    def _in_process(
+        self, kind: str, name: str, target: Callable[..., StageReport], *arguments: object
+    ) -> StageReport:
+        """Runs a stage, shows its progress, keeps its timing."""
         pattern = staging_folder(self.config.warehouse, name, "*")
         began = time.monotonic()
         with StageDisplay(f"{name} ({kind})", pattern):
             report, startup = run_in_process(
                 target,
-                (self.config, *arguments),
+                (self.config, name, *arguments),
                 log=self.log(name),
                 device=choose_device(self.config.device),
             )
         total = time.monotonic() - began
         timing = StageTiming(name, kind, total, startup, report.load_seconds, report.work_seconds)
         self.timings.append(timing)
-        self.say(_line(name, report, timing))
+        self.say(line_of(report, timing))
         limit = self.config.dead_letters.fail_on
         if report.dead and report.dead / (report.rows + report.dead) > limit:
             self.exit_code = DEAD_LETTERS
@@ -99,11 +119,11 @@ class Run:
 
 def run_rounds(config: RunConfig, rounds: int | None, say: Callable[[str], None]) -> Run:
     """Brings the warehouse to `rounds` rounds in all (None: one more than it has)."""
-    run = prepare(config, say)
+    run = Run(config, say)
     evaluate_policy(run, 0)
-    wanted = rounds if rounds is not None else next_round(config) + 1
-    while (number := next_round(config)) < wanted:
-        if is_stopped(config.warehouse):
+    wanted = rounds if rounds is not None else next_round(config, run.warehouse) + 1
+    while (number := next_round(config, run.warehouse)) < wanted:
+        if is_stopped(run.warehouse):
             say("The stop rule holds (evaluation.stop_below): no further round is needed.")
             break
         night(run, number)
@@ -112,25 +132,12 @@ def run_rounds(config: RunConfig, rounds: int | None, say: Callable[[str], None]
     return run
 
 
-def prepare(config: RunConfig, say: Callable[[str], None], kinds: Collection[str] = NIGHT) -> Run:
-    """Starters built, prompts ingested, base policy and labelers there: before anything else.
-
-    `kinds` of stages are what the command may run: imports are made for those.
-    """
-    run = Run(config, say)
-    wanted = config.rollouts.engine
-    if (engine := choose_engine(wanted)) != wanted:
-        say(f"{wanted} is not installed here (it has no wheel for every system): {engine} samples.")
-    warm_up(choose_device(config.device), run.log("imports"), preloads(config, kinds))
-    run.stage("set-up", "prepare", stages.prepare)
-    return run
-
-
 def night(run: Run, number: int) -> None:
     """One round, see the module's docstring. Refused labels end it before training."""
+    run.prepare()
     run.started_at = datetime.now(UTC)
     evaluate_policy(run, number)
-    if not run.is_published(f"round={number}/training"):
+    if not run.warehouse.is_published(training_key(number)):
         sample(run, number, "train")
         label(run, number, "train")
         reward_and_train(run, number)
@@ -140,8 +147,8 @@ def night(run: Run, number: int) -> None:
 
 def evaluate_policy(run: Run, number: int) -> None:
     """Measures policy `number` on the hold-out prompts, unless that is published."""
-    key = f"round={number}/evaluation"
-    if not run.is_published(key):
+    key = evaluation_key(number)
+    if not run.warehouse.is_published(key):
         sample(run, number, "holdout")
         label(run, number, "holdout")
         report = run.stage("evaluation", key, stages.evaluate, number, run.facts())
@@ -152,15 +159,15 @@ def evaluate_policy(run: Run, number: int) -> None:
 
 def sample(run: Run, number: int, purpose: str) -> None:
     """The round's rollouts of one purpose."""
-    key = f"round={number}/{_kind(purpose)}-rollouts"
-    if not run.is_published(key):
+    key = rollouts_key(number, purpose)
+    if not run.warehouse.is_published(key):
         run.stage("sampling", key, stages.generate, number, purpose)
 
 
 def label(run: Run, number: int, purpose: str) -> None:
     """Labels of the round's rollouts, one stage and one commit per labeler and revision."""
     for labeler in run.config.labelers:
-        name = f"round={number}/{_kind(purpose)}-labels-{labeler.name}"
+        name = labelling_name(number, purpose, labeler.name)
         run.stage("labelling", name, stages.label, number, purpose, labeler.name)
 
 
@@ -168,69 +175,39 @@ def revise(config: RunConfig, number: int, say: Callable[[str], None]) -> Run:
     """Critique and revision of the round's worst completions; no night needs it."""
     if config.revision is None:
         raise ConfigError("revision: no such section; it needs at least engine and select")
-    run = prepare(config, say, ("set-up", "revision"))
-    name = f"round={number}/revision-{config.revision.name}"
-    run.stage("revision", name, stages.revise, number)
+    run = Run(config, say, ("set-up", "revision"))
+    run.stage("revision", revising_name(number, config.revision.name), stages.revise, number)
     return run
 
 
 def reward_and_train(run: Run, number: int) -> None:
     """The gate, the rewards and PPO; refused labels are stored, marked and not trained on."""
-    key = f"round={number}/rewards"
-    if not run.is_published(key):
+    key = rewards_key(number)
+    if not run.warehouse.is_published(key):
         report = run.stage("rewards", key, stages.accept_and_reward, number, run.facts())
         if "refused" in report.notes:
             run.say(f"Round {number} is refused, not trained on: {report.notes['refused']}")
             run.exit_code = REFUSED
             return
-    key = f"round={number}/training"
-    if not run.is_published(key):
+    key = training_key(number)
+    if not run.warehouse.is_published(key):
         run.stage("training", key, stages.train, number)
 
 
-def _kind(purpose: str) -> str:
-    return "train" if purpose == "train" else "eval"
-
-
-def next_round(config: RunConfig) -> int:
+def next_round(config: RunConfig, warehouse: Warehouse) -> int:
     """The number of the next night: rounds advance, whatever came of the last.
 
     But for a last one that is open again: a person accepted it, or its refused labels are not the
-    ones that the configuration asks for now.
+    ones that the configuration asks for now (to know that, the labelers' models are hashed).
     """
-    rows = read_table(config.warehouse, "rounds", columns=["round", "status"]).to_pylist()
+    rows = warehouse.read_table("rounds", columns=["round", "status"]).to_pylist()
     if not rows:
         return 0
     last = max(rows, key=lambda row: row["round"])
     number = int(last["round"])
-    is_open = last["status"] == "accepted" and awaits_training(config.warehouse, number)
+    is_open = last["status"] == "accepted" and awaits_training(warehouse, number)
     if last["status"] == "refused":
         from pipeline.stages.gate import is_reopened
 
-        is_open = is_reopened(config, number)
+        is_open = is_reopened(config, warehouse, number)
     return number if is_open else number + 1
-
-
-def time_by_kind(timings: list[StageTiming]) -> dict[str, float]:
-    """Where the wall time went, in seconds: start-up and loading apart from the work itself."""
-    spent: dict[str, float] = {}
-    for timing in timings:
-        loading = "starter models" if timing.kind == "set-up" else "model loading"
-        parts = {"imports and processes": timing.startup, loading: timing.load}
-        if timing.kind in ("sampling", "labelling", "training"):
-            parts[timing.kind] = timing.work
-            parts["everything else"] = timing.total - timing.startup - timing.load - timing.work
-        else:
-            parts["everything else"] = timing.total - timing.startup - timing.load
-        for name, seconds in parts.items():
-            spent[name] = spent.get(name, 0.0) + seconds
-    return spent
-
-
-def _line(name: str, report: StageReport, timing: StageTiming) -> str:
-    made = f"   {report.made} {report.unit}" if report.made else ""
-    rate = f", {report.made / timing.work:.0f}/s" if report.made and timing.work else ""
-    dead = f", {report.dead} dead letters" if report.dead else ""
-    said_apart = ("refused", "rejected")
-    notes = "".join(f", {k} {v}" for k, v in report.notes.items() if k not in said_apart)
-    return f"  {name:<38} {timing.total:6.1f} s{made}{rate}{dead}{notes}"

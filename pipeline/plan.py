@@ -16,8 +16,11 @@ from labeling.judges.config import JudgeConfig
 from labeling.judges.rubric import load_rubric
 from labeling.labelers.config import LabelerConfig
 from pipeline.config import RunConfig
+from pipeline.night import next_round
 from pipeline.stages.labels import sentinel_set
-from warehouse.errors import WarehouseError
+from warehouse.errors import StoreError
+from warehouse.handle import Warehouse
+from warehouse.keys import labelling_name, rollouts_key
 
 if TYPE_CHECKING:
     import duckdb
@@ -79,26 +82,23 @@ def plan_night(config: RunConfig) -> NightPlan:
     holdout_prompts = counts.holdout_prompts or known.holdout or 0
     rows = {
         "train": counts.prompts * counts.samples,
-        "eval": holdout_prompts * counts.holdout_samples,
+        "holdout": holdout_prompts * counts.holdout_samples,
     }
     # Night r ends with the evaluation of policy r + 1; the first one begins with that of policy 0.
-    nights = [("train", known.round), ("eval", known.round + 1)]
+    nights = [("train", known.round), ("holdout", known.round + 1)]
     if known.round == 0:
-        nights.insert(0, ("eval", 0))
+        nights.insert(0, ("holdout", 0))
     stages: list[PlannedStage] = []
     for purpose, number in nights:
-        name, count = f"round={number}/{purpose}", rows[purpose]
+        name, count = rollouts_key(number, purpose), rows[purpose]
         most = "at most" if count else "all hold-out prompts: known once they are read"
-        stages.append(
-            PlannedStage(
-                f"{name}-rollouts", count, count, None, count * counts.max_tokens, None, most
-            )
-        )
+        tokens = count * counts.max_tokens
+        stages.append(PlannedStage(name, count, count, None, tokens, None, most))
         for labeler in config.labelers:
             known_texts = sentinel_set(config, labeler) if purpose == "train" else None
             extra = len(known_texts.of(labeler.criterion)) if known_texts else 0
             asked = extra + (_pairs(labeler, count, config, purpose) or count)
-            stages.append(_label_stage(config, labeler, f"{name}-labels-", asked, known))
+            stages.append(_label_stage(config, labeler, (number, purpose), asked, known))
     return NightPlan(known.round, tuple(stages))
 
 
@@ -113,9 +113,8 @@ def _pairs(labeler: LabelerConfig, rows: int, config: RunConfig, purpose: str) -
 
 
 def _label_stage(
-    config: RunConfig, labeler: LabelerConfig, prefix: str, rows: int, known: _Known
+    config: RunConfig, labeler: LabelerConfig, of: tuple[int, str], rows: int, known: _Known
 ) -> PlannedStage:
-    stage = prefix + labeler.name
     last = None
     if known.con is not None:
         last = next(iter(known.con.execute(_LAST_ROUND, [labeler.name]).fetchall()), None)
@@ -131,7 +130,8 @@ def _label_stage(
     total_out = None if outputs is None else round(rows * outputs)
     usd, note = _cost(labeler, total_in, total_out)
     basis = f"{basis}, {note}" if note else basis
-    return PlannedStage(stage, rows, rows * calls_a_row, total_in, total_out, usd, basis)
+    name = labelling_name(*of, labeler.name)
+    return PlannedStage(name, rows, rows * calls_a_row, total_in, total_out, usd, basis)
 
 
 def _most_tokens(
@@ -171,16 +171,10 @@ def _cost(
 
 
 def _known(config: RunConfig) -> _Known:
-    from pipeline.stages.rounds import awaits_training
-    from warehouse.catalog.catalog import connect
-
     try:
-        con = connect(config.warehouse)
-    except WarehouseError:  # the first night makes it
+        warehouse = Warehouse.open(config.warehouse, read_only=True)
+    except StoreError:  # the first night makes it
         return _Known(None, 0, None, None)
-    ((last,),) = con.execute("select max(round) from rounds").fetchall()
-    number = 0 if last is None else int(last) + 1
-    if last is not None and awaits_training(config.warehouse, int(last)):
-        number = int(last)
+    con = warehouse.connect()
     ((holdout, size),) = con.execute(_PROMPTS).fetchall()
-    return _Known(con, number, holdout or None, size)
+    return _Known(con, next_round(config, warehouse), holdout or None, size)

@@ -17,13 +17,11 @@ import pyarrow.compute as pc
 from labeling.labelers.config import LabelerConfig
 from pipeline.config import RunConfig, chosen_labelers
 from pipeline.errors import ConfigError
-from pipeline.night import Run, prepare
+from pipeline.night import Run
 from pipeline.stages import entry as stages
 from pipeline.stages.labels import revision_of
-from warehouse.keys import labels_key, rollouts_key
-from warehouse.ledger.ledger import Ledger
-from warehouse.ledger.reading import read_table
-from warehouse.store import open_store
+from warehouse.handle import Warehouse
+from warehouse.keys import labelling_name, labels_key, labels_prefix, rollouts_key
 
 _FEWEST_PAIRS = 3  # two points always have a perfect order
 
@@ -75,13 +73,14 @@ def relabel(
     Raises ConfigError for a round without rollouts of any of the purposes, StageFailed.
     """
     labelers = chosen_labelers(config, names)
-    work = _work(config, rounds, purposes)
-    run = prepare(config, say, ("set-up", "labelling"))
+    run = Run(config, say, ("set-up", "labelling"))
+    work = _work(run.warehouse, rounds, purposes)
+    run.prepare()
     for number, purpose in work:
         for labeler in labelers:
             _label(run, number, purpose, labeler)
     moved = [
-        compare(config, number, purpose, labeler)
+        compare(config, run.warehouse, number, purpose, labeler)
         for number, purpose in work
         for labeler in labelers
     ]
@@ -91,16 +90,15 @@ def relabel(
 
 
 def _work(
-    config: RunConfig, rounds: Sequence[int], purposes: Sequence[str]
+    warehouse: Warehouse, rounds: Sequence[int], purposes: Sequence[str]
 ) -> list[tuple[int, str]]:
     """The rounds and purposes that have rollouts; every round asked for has some."""
-    ledger = Ledger(open_store(config.warehouse))
     work = []
     for number in sorted(set(rounds)):
-        there = [p for p in purposes if ledger.find(rollouts_key(number, p)) is not None]
+        there = [p for p in purposes if warehouse.is_published(rollouts_key(number, p))]
         if not there:
             raise ConfigError(
-                f"--round {number}: {config.warehouse} has no {' or '.join(purposes)} rollouts of "
+                f"--round {number}: {warehouse.root} has no {' or '.join(purposes)} rollouts of "
                 "it; relabel is for stored rounds"
             )
         work += [(number, purpose) for purpose in there]
@@ -109,30 +107,32 @@ def _work(
 
 def _label(run: Run, number: int, purpose: str, labeler: LabelerConfig) -> None:
     revision = revision_of(run.config, labeler)
-    if run.is_published(labels_key(number, purpose, labeler.name, revision)):
+    if run.warehouse.is_published(labels_key(number, purpose, labeler.name, revision)):
         run.say(
             f"  round {number} {purpose}: {labeler.name}@{revision} is there already; nothing "
             "is asked again"
         )
         return
-    name = rollouts_key(number, purpose).replace("rollouts", f"labels-{labeler.name}")
+    name = labelling_name(number, purpose, labeler.name)
     run.stage("labelling", name, stages.label, number, purpose, labeler.name)
 
 
-def compare(config: RunConfig, number: int, purpose: str, labeler: LabelerConfig) -> Moved:
+def compare(
+    config: RunConfig, warehouse: Warehouse, number: int, purpose: str, labeler: LabelerConfig
+) -> Moved:
     """The present revision's labels against those of the revision that was published before."""
     from scipy.stats import spearmanr
 
     revision = revision_of(config, labeler)
     key = labels_key(number, purpose, labeler.name, revision)
-    now = _final(config, number, key)
+    now = _final(warehouse, number, key)
     counts = {x["values"]: x["counts"] for x in now["status"].value_counts().to_pylist()}
     counts = dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
-    previous = _previous(config, labels_key(number, purpose, labeler.name, ""), revision)
+    previous = _previous(warehouse, labels_prefix(number, purpose, labeler.name), revision)
     if previous is None:
         return Moved(number, purpose, labeler.name, revision, counts)
     old_key = labels_key(number, purpose, labeler.name, previous)
-    before = _final(config, number, old_key).select([*_SUBJECT, "score"])
+    before = _final(warehouse, number, old_key).select([*_SUBJECT, "score"])
     both = now.join(before, keys=_SUBJECT, join_type="inner", right_suffix="_before")
     both = both.filter(pc.field("score").is_valid() & pc.field("score_before").is_valid())
     new, old = (both[name].to_numpy() for name in ("score", "score_before"))
@@ -153,9 +153,9 @@ def compare(config: RunConfig, number: int, purpose: str, labeler: LabelerConfig
 _SUBJECT = ["rollout_id", "partner_rollout_id", "pair_order", "sample_index"]
 
 
-def _final(config: RunConfig, number: int, key: str) -> pa.Table:
+def _final(warehouse: Warehouse, number: int, key: str) -> pa.Table:
     columns = [*_SUBJECT, "status", "score", "is_final"]
-    labels = read_table(config.warehouse, "labels", rounds=[number], keys=[key], columns=columns)
+    labels = warehouse.read_table("labels", rounds=[number], keys=[key], columns=columns)
     labels = labels.filter(pc.field("is_final")).drop_columns(["is_final"])
     for name in ("partner_rollout_id", "pair_order"):  # a NULL meets no NULL in a join
         place = labels.column_names.index(name)
@@ -163,10 +163,10 @@ def _final(config: RunConfig, number: int, key: str) -> pa.Table:
     return labels
 
 
-def _previous(config: RunConfig, prefix: str, revision: str) -> str | None:
+def _previous(warehouse: Warehouse, prefix: str, revision: str) -> str | None:
     """The revision whose labels were published last, of all but this one."""
     found = None
-    for commit in Ledger(open_store(config.warehouse)).commits():
+    for commit in warehouse.ledger.commits():
         name = commit.key.removeprefix(prefix)
         if commit.key.startswith(prefix) and "/" not in name and name != revision:
             found = name

@@ -10,7 +10,6 @@ Not here: the stages (stages/dead_rows.py), another revision of a labeler (relab
 from __future__ import annotations
 
 import functools
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,17 +19,13 @@ import pyarrow.compute as pc
 from labeling.labelers.config import LabelerConfig
 from pipeline.config import RunConfig, chosen_labelers
 from pipeline.errors import ConfigError
-from pipeline.night import DEAD_LETTERS, DONE, Run, prepare
+from pipeline.night import DEAD_LETTERS, DONE, Run
 from pipeline.stages import entry as stages
 from pipeline.stages.dead_rows import dead_prompts, failed_labels, rollout_ids
 from pipeline.stages.labels import revision_of
-from warehouse.keys import labels_key, rollouts_key
-from warehouse.ledger.ledger import Ledger
-from warehouse.ledger.reading import read_table
+from warehouse.handle import Warehouse
+from warehouse.keys import closing_key, labelling_name, labels_key, parse_key, rollouts_key
 from warehouse.schemas import SCORED_STATUSES, STATUSES
-from warehouse.store import open_store
-
-_ROUND = re.compile(r"round=(\d+)/(train|eval)-rollouts")
 
 
 @dataclass(frozen=True)
@@ -77,17 +72,18 @@ def replay_dead(
     """
     labelers = chosen_labelers(config, names)
     _check(statuses)
-    kinds = ("set-up", "sampling", "labelling")
-    run = Run(config, say) if dry_run else prepare(config, say, kinds)
+    run = Run(config, say, ("set-up", "sampling", "labelling"))
+    if not dry_run:
+        run.prepare()
     left: list[Undone] = []
-    for number, purpose in _open_work(config, rounds, say):
+    for number, purpose in _open_work(run, rounds):
         look: Callable[[], Undone | None]
         # Sampling comes first: what it mends wants labels.
         if not names:
-            look = functools.partial(undone_prompts, config, number, purpose)
+            look = functools.partial(undone_prompts, run.warehouse, number, purpose)
             left += _replay(run, look, statuses, dry_run)
         for labeler in labelers:
-            look = functools.partial(undone_labels, config, number, purpose, labeler, statuses)
+            look = functools.partial(undone_labels, run, number, purpose, labeler, statuses)
             left += _replay(run, look, statuses, dry_run)
     if not left:
         say("nothing is left to try again")
@@ -117,11 +113,10 @@ def _replay(
     if dry_run:
         return [undone]
     number, purpose, labeler = undone.round_number, undone.purpose, undone.labeler
-    key = rollouts_key(number, purpose)
     if labeler is None:
-        run.stage("sampling", key, stages.resample, number, purpose)
+        run.stage("sampling", rollouts_key(number, purpose), stages.resample, number, purpose)
     else:
-        name = key.replace("rollouts", f"labels-{labeler}")
+        name = labelling_name(number, purpose, labeler)
         run.stage(
             "labelling", name, stages.relabel_failed, number, purpose, labeler, tuple(statuses)
         )
@@ -129,39 +124,41 @@ def _replay(
     return [left] if left is not None and left.count else []
 
 
-def _open_work(
-    config: RunConfig, rounds: Sequence[int], say: Callable[[str], None]
-) -> list[tuple[int, str]]:
+def _open_work(run: Run, rounds: Sequence[int]) -> list[tuple[int, str]]:
     """Rounds and purposes that have rollouts and are not closed. Raises ConfigError."""
-    ledger = Ledger(open_store(config.warehouse))
-    keys = {commit.key for commit in ledger.commits()}
-    there = sorted((int(m[1]), m[2]) for m in map(_ROUND.fullmatch, keys) if m)
+    keys = {commit.key for commit in run.warehouse.ledger.commits()}
+    begun = {found.round for key in keys if (found := parse_key(key)) is not None}
+    there = [
+        (number, purpose)
+        for number in sorted(begun)
+        for purpose in ("holdout", "train")
+        if rollouts_key(number, purpose) in keys
+    ]
     missing = sorted(set(rounds) - {number for number, _ in there})
     if missing:
-        raise ConfigError(f"--round {missing[0]}: {config.warehouse} has no rollouts of it")
-    found = []
-    for number, kind in there:
+        raise ConfigError(f"--round {missing[0]}: {run.config.warehouse} has no rollouts of it")
+    open_work = []
+    for number, purpose in there:
         if rounds and number not in rounds:
             continue
-        closed_by = f"round={number}/{'rewards' if kind == 'train' else 'evaluation'}"
-        purpose = "train" if kind == "train" else "holdout"
+        closed_by = closing_key(number, purpose)
         if closed_by not in keys:
-            found.append((number, purpose))
+            open_work.append((number, purpose))
         elif rounds:
-            say(f"  round {number}, {purpose}: {closed_by} is published; its labels stand")
-    return found
+            run.say(f"  round {number}, {purpose}: {closed_by} is published; its labels stand")
+    return open_work
 
 
 def undone_labels(
-    config: RunConfig, number: int, purpose: str, labeler: LabelerConfig, statuses: Sequence[str]
+    run: Run, number: int, purpose: str, labeler: LabelerConfig, statuses: Sequence[str]
 ) -> Undone | None:
     """What a labeler's present revision has failed at or missed; None where it never labelled."""
-    key = labels_key(number, purpose, labeler.name, revision_of(config, labeler))
-    if Ledger(open_store(config.warehouse)).find(key) is None:
+    key = labels_key(number, purpose, labeler.name, revision_of(run.config, labeler))
+    if not run.warehouse.is_published(key):
         return None
     columns = ["rollout_id", "label_key", "status", "is_final"]
-    labels = read_table(config.warehouse, "labels", rounds=[number], keys=[key], columns=columns)
-    rollouts = rollout_ids(config, number, purpose)
+    labels = run.warehouse.read_table("labels", rounds=[number], keys=[key], columns=columns)
+    rollouts = rollout_ids(run.warehouse, number, purpose)
     unlabelled = len(rollouts - set(labels["rollout_id"].to_pylist()))
     failed = Counter(failed_labels(labels, statuses)["status"].to_pylist())
     counts = dict(failed.most_common()) | ({"unlabelled": unlabelled} if unlabelled else {})
@@ -169,13 +166,11 @@ def undone_labels(
     return Undone(number, purpose, labeler.name, counts, rows)
 
 
-def undone_prompts(config: RunConfig, number: int, purpose: str) -> Undone:
+def undone_prompts(warehouse: Warehouse, number: int, purpose: str) -> Undone:
     """The prompts of a round that the engine refused and that have no rollouts since."""
-    dead = dead_prompts(config, number, purpose)
+    dead = dead_prompts(warehouse, number, purpose)
     counts = Counter(str(row["error_type"]) for row in dead.values())
     key = rollouts_key(number, purpose)
-    sampled = read_table(
-        config.warehouse, "rollouts", rounds=[number], columns=["prompt_id"], keys=[key]
-    )
+    sampled = warehouse.read_table("rollouts", rounds=[number], columns=["prompt_id"], keys=[key])
     rows = len(dead) + len(set(sampled["prompt_id"].to_pylist()))
     return Undone(number, purpose, None, dict(counts.most_common()), rows)

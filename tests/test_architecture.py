@@ -25,6 +25,7 @@ FLOORS = {
         "store",
         "ledger",
         "catalog | maintenance",
+        "handle",
         "publish | report | lineage | console | __init__",
     ],
     "labeling": [

@@ -8,24 +8,25 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from pipeline.commands.options import AsOf, Root
+from pipeline.commands.printing import estimate_cell, print_rows
+
 if TYPE_CHECKING:
-    from labeling.trust.agreement import Agreement, Estimate
+    from labeling.trust.agreement import Agreement
     from pipeline.audit.agreement import AuditReport, LabelerAudit
 
 audit_app = typer.Typer(
     help="Human verdicts: draw a blind sample, import it filled in, compare.", no_args_is_help=True
 )
-Warehouse = Annotated[str, typer.Argument(help="the warehouse folder")]
 _AGREEMENT = ("items", "po", "kappa", "ac1", "alpha")
 _ACCURACY = ("unscored", "accuracy", "sensitivity", "specificity")
 _CALIBRATION = ("brier", "ece width", "ece mass", "observed rate", "corrected rate")
 Criterion = Annotated[str, typer.Option(help="what is judged")]
-AsOf = Annotated[int | None, typer.Option("--as-of", help="a version of the ledger")]
 
 
 @audit_app.command()
 def sample(
-    warehouse: Warehouse,
+    warehouse: Root,
     out: Annotated[Path, typer.Option(help="the CSV to fill in; must not exist")],
     count: Annotated[int, typer.Option(min=1, help="completions to judge")] = 200,
     seed: Annotated[int, typer.Option(help="another seed, another sample")] = 0,
@@ -60,7 +61,7 @@ def sample(
 
 @audit_app.command("import")
 def import_file(
-    warehouse: Warehouse, file: Annotated[Path, typer.Argument(help="the filled CSV")]
+    warehouse: Root, file: Annotated[Path, typer.Argument(help="the filled CSV")]
 ) -> None:
     """Publish a filled sample as gold, whole or not at all."""
     from pipeline.audit.verdicts import import_verdicts
@@ -74,7 +75,7 @@ def import_file(
 
 @audit_app.command("agreement")
 def show_agreement(
-    warehouse: Warehouse,
+    warehouse: Root,
     criterion: Criterion = "toxicity",
     style: Annotated[str, typer.Option("--format", help="table or json")] = "table",
     as_of: AsOf = None,
@@ -96,12 +97,10 @@ def show_agreement(
 
 
 def _print_report(report: AuditReport) -> None:
-    from pipeline.commands.printing import print_rows
-
     typer.echo(
         f"{report.criterion}: {report.completions} completions judged by "
         f"{', '.join(report.annotators)}; {report.undecided} undecided (a tie); "
-        f"share of yes {_cell(report.gold_rate)}"
+        f"share of yes {estimate_cell(report.gold_rate)}"
     )
     if report.represented < 1:
         typer.echo(
@@ -135,23 +134,26 @@ def _print_report(report: AuditReport) -> None:
 
 
 def _agreement_cells(of: Agreement) -> tuple[int | str, ...]:
-    return (of.items, _cell(of.po), _cell(of.kappa), _cell(of.ac1), _cell(of.alpha))
+    return (
+        of.items,
+        estimate_cell(of.po),
+        estimate_cell(of.kappa),
+        estimate_cell(of.ac1),
+        estimate_cell(of.alpha),
+    )
 
 
 def _accuracy_cells(of: LabelerAudit) -> tuple[int | str, ...]:
     shares = (of.accuracy.accuracy, of.accuracy.sensitivity, of.accuracy.specificity)
-    return (of.unscored, *map(_cell, shares))
+    return (of.unscored, *map(estimate_cell, shares))
 
 
 def _calibration_cells(of: LabelerAudit) -> tuple[float | str | None, ...]:
     fit = of.calibration
-    return (fit.brier, fit.ece_width, fit.ece_mass, _cell(of.observed), _cell(of.corrected))
-
-
-def _cell(number: Estimate) -> str:
-    """`0.910 [0.880, 0.940]`; `-` where it is undefined."""
-    if number.value is None:
-        return "-"
-    if number.low is None or number.high is None:
-        return f"{number.value:.3f}"
-    return f"{number.value:.3f} [{number.low:.3f}, {number.high:.3f}]"
+    return (
+        fit.brier,
+        fit.ece_width,
+        fit.ece_mass,
+        estimate_cell(of.observed),
+        estimate_cell(of.corrected),
+    )

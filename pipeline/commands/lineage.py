@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from pipeline.commands.options import AsOf, Root
+from pipeline.commands.printing import print_rows
+
 if TYPE_CHECKING:
     from warehouse.lineage.trace import Lineage, Row, Trace
 
@@ -20,7 +23,7 @@ _NARROW = 10  # columns that a table of a terminal's width can take
 
 
 def lineage(
-    warehouse: Annotated[str, typer.Argument(help="the warehouse: a folder or s3://…")],
+    warehouse: Root,
     number: Annotated[int | None, typer.Option("--round", min=0, help="a round")] = None,
     metric: Annotated[str | None, typer.Option(help="one number of the round's evaluation")] = None,
     labeler: Annotated[str | None, typer.Option(help="whose number, where several have it")] = None,
@@ -33,7 +36,7 @@ def lineage(
     style: Annotated[
         Literal["text", "json"], typer.Option("--format", help="json has every row")
     ] = "text",
-    as_of: Annotated[int | None, typer.Option("--as-of", help="a version of the ledger")] = None,
+    as_of: AsOf = None,
 ) -> None:
     """What is behind a number of a round, a row, a file; and which rows trained a policy."""
     from warehouse.lineage.trace import Lineage
@@ -128,8 +131,6 @@ def _print_trace(trace: Trace) -> None:
 
 
 def _print_list(rows: Sequence[Row]) -> None:
-    from pipeline.commands.printing import print_rows
-
     shown = rows[:_SHOWN_ROWS] if len(rows) > 2 * _SHOWN_ROWS else rows
     columns = [name for name in shown[0] if any(row.get(name) is not None for row in shown)]
     if len(columns) <= _NARROW:

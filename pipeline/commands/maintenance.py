@@ -14,23 +14,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipeline.commands.options import AsOf, By, DryRun, Root, Why
+from pipeline.commands.printing import print_rows
+
 if TYPE_CHECKING:
     from warehouse.store.base import Entry
 
-Warehouse = Annotated[str, typer.Argument(help="the warehouse: a folder or s3://bucket/prefix")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="show what would be done, do nothing")]
 _MEGABYTE = 1_000_000
 
 
 def verify(
-    warehouse: Warehouse,
-    as_of: Annotated[int | None, typer.Option("--as-of", help="a version of the ledger")] = None,
+    warehouse: Root,
+    as_of: AsOf = None,
     all_versions: Annotated[
         bool, typer.Option("--all-versions", help="also files that only old versions read")
     ] = False,
 ) -> None:
     """Hold every file to the ledger: there, whole, its sha256, its rows. Exit code 1 if not."""
-    from pipeline.commands.printing import print_rows
     from pipeline.policies.models import check_policies
     from warehouse.maintenance import verify as verification
 
@@ -58,7 +58,7 @@ def verify(
 
 
 def vacuum(
-    warehouse: Warehouse,
+    warehouse: Root,
     keep_versions: Annotated[
         int | None, typer.Option(min=1, help="only the newest N stay readable")
     ] = None,
@@ -74,7 +74,6 @@ def vacuum(
     dry_run: DryRun = False,
 ) -> None:
     """Delete files that no kept version reads (default: all are kept) and old leftovers."""
-    from pipeline.commands.printing import print_rows
     from warehouse.maintenance.vacuum import vacuum as work
 
     done = work(
@@ -101,9 +100,9 @@ def vacuum(
 
 
 def forget(
-    warehouse: Warehouse,
-    by: Annotated[str, typer.Option(help="who decides")],
-    why: Annotated[str, typer.Option(help="for what reason")],
+    warehouse: Root,
+    by: By,
+    why: Why,
     prompts: Annotated[
         list[str] | None, typer.Option("--prompt", help="a prompt_id, repeatable")
     ] = None,
@@ -111,7 +110,6 @@ def forget(
     dry_run: DryRun = False,
 ) -> None:
     """Take prompts out of every table and every version, for good; list what cannot be reached."""
-    from pipeline.commands.printing import print_rows
     from pipeline.forgetting import forget_prompts, read_ids
 
     ids = [*(prompts or ()), *(read_ids(file) if file is not None else ())]
@@ -131,7 +129,7 @@ def forget(
 
 
 def compact(
-    warehouse: Warehouse,
+    warehouse: Root,
     table: Annotated[str | None, typer.Option(help="only this table")] = None,
     rounds: Annotated[
         list[int] | None, typer.Option("--round", min=0, help="repeatable; none: all")
@@ -139,7 +137,6 @@ def compact(
     dry_run: DryRun = False,
 ) -> None:
     """Make one sorted file of several that are one piece of work (amended rollouts, labels)."""
-    from pipeline.commands.printing import print_rows
     from warehouse.maintenance.compaction import compact as work
 
     done = work(warehouse, table=table, rounds=rounds, dry_run=dry_run)

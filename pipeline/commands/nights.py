@@ -10,17 +10,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.commands.options import AsOf, By, Config, Round, Sets, Warehouse, Why
-from pipeline.commands.printing import print_relation, print_rows
-from pipeline.config import RunConfig
+from pipeline.commands.options import AsOf, By, Config, DryRun, Purpose, Root, Round, Sets, Why
+from pipeline.commands.printing import (
+    print_plan,
+    print_relation,
+    print_rows,
+    print_summary,
+    print_times,
+)
 from pipeline.errors import ConfigError
 from pipeline.runtime.progress import read_progress
-from warehouse.catalog.catalog import connect
+from warehouse.handle import Warehouse
 from warehouse.store.local_cache import local_folder
 
 if TYPE_CHECKING:
     from pipeline.config import RunConfig
-    from pipeline.night import StageTiming
+    from pipeline.runtime.timings import StageTiming
 
 
 def run(
@@ -29,7 +34,7 @@ def run(
     rounds: Annotated[int | None, typer.Option(min=1, help="rounds in all")] = None,
     one_more: Annotated[bool, typer.Option("--next", help="one more than there are")] = False,
     sets: Sets = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="show the plan, do nothing")] = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Bring the warehouse to its rounds; the same command again resumes. Beam options after --."""
     if rounds is not None and one_more:
@@ -54,7 +59,7 @@ def nightly(
     context: typer.Context,
     config: Config,
     sets: Sets = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="show the plan, do nothing")] = False,
+    dry_run: DryRun = False,
 ) -> None:
     """What a scheduler calls every night: run --next."""
     run(context, config, rounds=None, one_more=True, sets=sets, dry_run=dry_run)
@@ -65,13 +70,14 @@ def generate(
     config: Config,
     number: Round,
     sets: Sets = None,
-    purpose: Annotated[str, typer.Option(help="train or holdout")] = "train",
+    purpose: Purpose = "train",
 ) -> None:
     """One stage: prompts -> rollouts."""
     from pipeline import night
 
-    settings = _load(config, sets, context.args)
-    night.sample(night.prepare(settings, print, ("set-up", "sampling")), number, purpose)
+    started = night.Run(_load(config, sets, context.args), print, ("set-up", "sampling"))
+    night.sample(started, number, purpose)
+    raise typer.Exit(started.exit_code)
 
 
 def label(
@@ -79,7 +85,7 @@ def label(
     config: Annotated[str | None, typer.Argument(help="a YAML file or a shipped name")] = None,
     number: Annotated[int | None, typer.Option("--round", min=0)] = None,
     sets: Sets = None,
-    purpose: Annotated[str, typer.Option(help="train or holdout")] = "train",
+    purpose: Purpose = "train",
     named: Annotated[str | None, typer.Option("--config", help="the same as CONFIG")] = None,
     source: Annotated[Path | None, typer.Option("--input", help=".jsonl or .parquet")] = None,
     out: Annotated[Path | None, typer.Option(help="with --input: .jsonl or .parquet")] = None,
@@ -94,59 +100,60 @@ def label(
     if source is not None and out is not None:
         label_file.label_file(settings, source, out, names or (), print)
     elif number is not None:
-        night.label(night.prepare(settings, print, ("set-up", "labelling")), number, purpose)
+        started = night.Run(settings, print, ("set-up", "labelling"))
+        night.label(started, number, purpose)
+        raise typer.Exit(started.exit_code)
 
 
 def revise(context: typer.Context, config: Config, number: Round, sets: Sets = None) -> None:
     """One stage: the worst completions of a round -> critiques, revisions and preference pairs."""
     from pipeline import night
 
-    outcome = night.revise(_load(config, sets, context.args), number, print)
-    raise typer.Exit(outcome.exit_code)
+    started = night.revise(_load(config, sets, context.args), number, print)
+    raise typer.Exit(started.exit_code)
 
 
 def train(context: typer.Context, config: Config, number: Round, sets: Sets = None) -> None:
     """Gate, rewards and PPO on a stored round."""
     from pipeline import night
 
-    settings = _load(config, sets, context.args)
-    outcome = night.prepare(settings, print, ("set-up", "rewards", "training"))
-    night.reward_and_train(outcome, number)
-    raise typer.Exit(outcome.exit_code)
+    kinds = ("set-up", "rewards", "training")
+    started = night.Run(_load(config, sets, context.args), print, kinds)
+    night.reward_and_train(started, number)
+    raise typer.Exit(started.exit_code)
 
 
 def evaluate(context: typer.Context, config: Config, number: Round, sets: Sets = None) -> None:
     """Hold-out numbers of policy N: its rollouts, labels and evaluation."""
     from pipeline import night
 
-    settings = _load(config, sets, context.args)
     kinds = ("set-up", "sampling", "labelling", "evaluation")
-    night.evaluate_policy(night.prepare(settings, print, kinds), number)
+    started = night.Run(_load(config, sets, context.args), print, kinds)
+    night.evaluate_policy(started, number)
+    raise typer.Exit(started.exit_code)
 
 
-def accept(warehouse: Warehouse, number: Round, by: By, why: Why) -> None:
+def accept(warehouse: Root, number: Round, by: By, why: Why) -> None:
     """A person's verdict: a refused round is trained on, a rejected one's policy is promoted."""
     from pipeline.stages.decisions import ACCEPT, decide
 
-    print(decide(warehouse, number, ACCEPT, by, why))
+    print(decide(Warehouse.open(warehouse), number, ACCEPT, by, why))
 
 
-def reject(warehouse: Warehouse, number: Round, by: By, why: Why) -> None:
+def reject(warehouse: Root, number: Round, by: By, why: Why) -> None:
     """A person's verdict: neither training nor export uses this round."""
     from pipeline.stages.decisions import REJECT, decide
 
-    print(decide(warehouse, number, REJECT, by, why))
+    print(decide(Warehouse.open(warehouse), number, REJECT, by, why))
 
 
-def status(warehouse: Warehouse, as_of: AsOf = None) -> None:
+def status(warehouse: Root, as_of: AsOf = None) -> None:
     """Rounds so far, the last commits, and how far a running stage is."""
-    from pipeline.commands.nights import print_status
-
     print_status(warehouse, as_of)
 
 
 def report(
-    warehouse: Warehouse,
+    warehouse: Root,
     out: Annotated[Path, typer.Option(help="the HTML file")] = Path("report.html"),
     as_of: AsOf = None,
 ) -> None:
@@ -171,7 +178,6 @@ def _load(config: str, sets: list[str] | None, beam_options: list[str]) -> RunCo
 def _print_plan(settings: RunConfig) -> None:
     import yaml
 
-    from pipeline.commands.printing import print_plan
     from pipeline.plan import plan_night
 
     print(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
@@ -180,16 +186,14 @@ def _print_plan(settings: RunConfig) -> None:
 
 def _finish(settings: RunConfig, timings: list[StageTiming]) -> None:
     """The morning's page: the table of rounds, examples, time, and where everything lies."""
-    from pipeline.commands.printing import print_summary, print_times
-    from warehouse.catalog.catalog import connect
     from warehouse.report.report import write_report
-    from warehouse.store.local_cache import local_folder
 
     print()
-    con = connect(settings.warehouse)
+    con = Warehouse.open(settings.warehouse, read_only=True).connect()
     print_summary(con)
     con.close()
-    print_times(timings)
+    if timings:
+        print_times(timings)
     place = local_folder(settings.warehouse)
     page = write_report(settings.warehouse, place / "report.html")
     print(f"\nwarehouse  {settings.warehouse}\nreport     {page}")
@@ -203,14 +207,13 @@ _SHOWN_COMMITS = 5
 
 def print_status(root: str, as_of: int | None = None) -> None:
     """Rounds and the last commits, at version `as_of`; and what is running now."""
-    con = connect(root, as_of)
+    con = Warehouse.open(root, read_only=True, as_of=as_of).connect()
     print_relation(
         con.sql(
             "select round, status, is_stopped, policy_revision_out as policy, "
             "round(epoch(finished_at) - epoch(started_at), 0)::int as seconds, reason "
             "from rounds order by round"
-        ),
-        "table",
+        )
     )
     commits = con.sql(
         "from (select version, key as commit, committed_at as at, rows_added as rows "

@@ -1,30 +1,27 @@
-"""What commands print: tables, CSV, JSON, the summary of a run. Not here: what is in them."""
+"""What commands print: aligned tables, the plan and the summary of a run.
+
+Not here: answers of `sql` and `query`, which are also CSV, JSON or long (warehouse/console).
+"""
 
 from __future__ import annotations
 
-import csv
-import json
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
     import duckdb
 
-    from pipeline.night import StageTiming
+    from labeling.trust.agreement import Estimate
     from pipeline.plan import NightPlan
+    from pipeline.runtime.timings import StageTiming
 
-# Off a terminal (cron, CI, a file) nothing may be cut to a width nobody has.
 _WIDE = 200
-
-
-def console() -> Console:
-    """Standard output, as wide as the terminal or 200 columns where there is none."""
-    return Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False, soft_wrap=False)
 
 
 def format_value(value: Any) -> str:
@@ -45,39 +42,26 @@ def print_rows(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str
         is_number = any(isinstance(row[i], int | float) for row in rows)
         table.add_column(name, justify="right" if is_number else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(_plain(format_value(value)) for value in row))
-    console().print(table)
+        table.add_row(*(escape(format_value(value)) for value in row))
+    # Off a terminal (cron, CI, a file) nothing may be cut to a width nobody has.
+    width = None if sys.stdout.isatty() else _WIDE
+    Console(width=width, highlight=False, soft_wrap=False).print(table)
 
 
-def _plain(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
-
-
-def print_relation(relation: duckdb.DuckDBPyRelation, style: str) -> None:
-    """A query's result as `table`, `csv` or `json` (one array of objects)."""
-    columns, rows = list(relation.columns), relation.fetchall()
-    if style == "csv":
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(rows)
-    elif style == "json":
-        objects = [dict(zip(columns, row, strict=True)) for row in rows]
-        print(json.dumps(objects, default=str, ensure_ascii=False, indent=2))
-    else:
-        print_rows(columns, rows)
-        print(f"({len(rows)} row{'' if len(rows) == 1 else 's'})")
+def estimate_cell(number: Estimate) -> str:
+    """`0.910 [0.880, 0.940]`; `-` where it is undefined."""
+    if number.value is None:
+        return "-"
+    if number.low is None or number.high is None:
+        return f"{number.value:.3f}"
+    return f"{number.value:.3f} [{number.low:.3f}, {number.high:.3f}]"
 
 
-def print_long(relation: duckdb.DuckDBPyRelation) -> None:
-    """Wide rows one value a line: for questions whose answer is texts."""
-    for number, row in enumerate(relation.fetchall(), start=1):
-        print(f"-- {number} " + "-" * 60)
-        for name, value in zip(relation.columns, row, strict=True):
-            if value is not None:
-                text = textwrap.indent(format_value(value), " " * 24).lstrip()
-                print(f"{name:>22}: {text}")
+def print_relation(relation: duckdb.DuckDBPyRelation) -> None:
+    """A query's result as a table, with the count of its rows."""
+    rows = relation.fetchall()
+    print_rows(relation.columns, rows)
+    print(f"({len(rows)} row{'' if len(rows) == 1 else 's'})")
 
 
 def print_plan(plan: NightPlan) -> None:
@@ -100,11 +84,10 @@ def print_summary(con: duckdb.DuckDBPyConnection) -> None:
             "select round, labeler, role, prompts, completions, toxicity_rate, toxicity_low, "
             "toxicity_high, mean_score, expected_max from toxicity_by_round "
             "order by role, labeler, round"
-        ),
-        "table",
+        )
     )
     print()
-    print_relation(con.sql(_POLICY_NUMBERS), "table")
+    print_relation(con.sql(_POLICY_NUMBERS))
     examples = con.sql(_EXAMPLES).fetchall()
     if examples:
         print("\nBefore and after, on hold-out prompts:")
@@ -137,13 +120,10 @@ def _short(text: str) -> str:
 
 def print_times(timings: Sequence[StageTiming]) -> None:
     """Where the wall time of this call went."""
-    from pipeline.night import time_by_kind
+    from pipeline.runtime.timings import time_by_kind
 
     spent = time_by_kind(list(timings))
     total = sum(spent.values()) or 1.0
-    shown = (f"{k} {v:.1f} s ({v / total:.0%})" for k, v in _largest_first(spent) if v >= 0.5)
+    largest_first = sorted(spent.items(), key=lambda item: -item[1])
+    shown = (f"{k} {v:.1f} s ({v / total:.0%})" for k, v in largest_first if v >= 0.5)
     print(f"\nWall time {total:.0f} s: {', '.join(shown)}")
-
-
-def _largest_first(spent: dict[str, float]) -> Iterator[tuple[str, float]]:
-    return iter(sorted(spent.items(), key=lambda item: -item[1]))

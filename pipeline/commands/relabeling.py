@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 import typer
 
-Config = Annotated[str, typer.Argument(help="a YAML file or a shipped name (demo)")]
-Sets = Annotated[list[str] | None, typer.Option("--set", help="key.sub=value, repeatable")]
+from pipeline.commands.options import Config, DryRun, Sets
+
 Names = Annotated[list[str] | None, typer.Option("--labeler", help="repeatable; none: all")]
 
 
@@ -36,9 +36,7 @@ def replay_dead(
         list[str] | None,
         typer.Option("--status", help="repeatable; none: throttled, timeout, error"),
     ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="show what failed, do nothing")
-    ] = False,
+    dry_run: DryRun = False,
     sets: Sets = None,
 ) -> None:
     """Try again what failed in rounds not yet rewarded: labels, and prompts the engine refused."""

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from pipeline.commands.options import AsOf, Root
+from pipeline.commands.printing import print_rows
+
 if TYPE_CHECKING:
     from warehouse.console.session import Session
 
-Warehouse = Annotated[str, typer.Argument(help="the warehouse: a folder, or s3://bucket/prefix")]
-AsOf = Annotated[
-    int | None, typer.Option("--as-of", help="a version of the ledger (see its view commits)")
-]
 Style = Annotated[
     str | None,
     typer.Option("--format", help="table, long, csv, json or parquet; default: by --out's suffix"),
@@ -29,7 +28,7 @@ _BROKEN_PIPE = 141  # as a shell counts a program that its reader has left
 
 
 def sql(
-    warehouse: Warehouse,
+    warehouse: Root,
     query: Annotated[
         str | None,
         typer.Argument(help="none: a session on a terminal, else read from standard input"),
@@ -56,7 +55,7 @@ def sql(
 
 
 def query(
-    warehouse: Warehouse,
+    warehouse: Root,
     name: Annotated[str | None, typer.Argument(help="a mart or question; none: list them")] = None,
     rollout: Annotated[str | None, typer.Option(help="for `why`: the rollout's id")] = None,
     number: Annotated[int | None, typer.Option("--round", help="only this round")] = None,
@@ -65,7 +64,6 @@ def query(
     as_of: AsOf = None,
 ) -> None:
     """A named question: a mart, or `why --rollout ID`."""
-    from pipeline.commands.printing import print_rows
     from warehouse.catalog.catalog import query_names
 
     if name is None:
@@ -86,7 +84,7 @@ def query(
 
 
 def describe(
-    warehouse: Warehouse,
+    warehouse: Root,
     name: Annotated[str | None, typer.Argument(help="a table, mart or question")] = None,
     style: Style = None,
     as_of: AsOf = None,

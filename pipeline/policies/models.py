@@ -8,11 +8,11 @@ revision is wanted (policies.py), the files' contents (training).
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
 import tempfile
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,9 +20,9 @@ import pyarrow as pa
 
 from training.revision import policy_revision
 from warehouse.errors import AlreadyExists, CorruptFile, StoreError
+from warehouse.files import file_sha256, whole_folder
+from warehouse.handle import Warehouse
 from warehouse.ledger.evidence import Problem
-from warehouse.ledger.ledger import Ledger
-from warehouse.store import open_store
 from warehouse.store.base import Store
 from warehouse.store.local_cache import local_folder
 from warehouse.store.s3_address import display_name, is_remote
@@ -54,7 +54,7 @@ def keep_model(root: str, kind: str, made: Path, revision: str) -> Path:
         home.parent.mkdir(parents=True, exist_ok=True)
         made.rename(home)
     if is_remote(root):
-        store = open_store(root)
+        store = Warehouse.open(root).store
         for name in _names(home):
             _upload(store, f"{kind}/{revision}/{name}", home / name)
     return home
@@ -62,7 +62,7 @@ def keep_model(root: str, kind: str, made: Path, revision: str) -> Path:
 
 def files_record(folder: Path) -> str:
     """JSON: every file below `folder` -> its SHA-256 in hex."""
-    return json.dumps({name: _sha256(folder / name) for name in _names(folder)})
+    return json.dumps({name: file_sha256(folder / name) for name in _names(folder)})
 
 
 def find_model(root: str, kind: str, revision: str) -> Path | None:
@@ -73,23 +73,17 @@ def find_model(root: str, kind: str, revision: str) -> Path | None:
     home = models_folder(root, kind) / revision
     if home.is_dir() or not is_remote(root):
         return home if home.is_dir() else None
-    store = open_store(root, read_only=True)
+    warehouse = Warehouse.open(root, read_only=True)
     prefix = f"{kind}/{revision}/"
-    keys = store.list(prefix)
+    keys = warehouse.store.list(prefix)
     if not keys:
         return None
-    home.parent.mkdir(parents=True, exist_ok=True)
-    fresh = home.with_name(f".{revision}.{uuid.uuid4().hex}.new")
-    try:
+    with contextlib.suppress(FileExistsError), whole_folder(home) as fresh:  # another was faster
         for key in keys:
             path = fresh / key.removeprefix(prefix)
             path.parent.mkdir(parents=True, exist_ok=True)
-            store.get_file(key, path)
-        _check(f"{display_name(root)}/{prefix}", fresh, revision, _listed(store, revision))
-        if not home.exists():  # or another process was faster
-            fresh.rename(home)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+            warehouse.store.get_file(key, path)
+        _check(f"{display_name(root)}/{prefix}", fresh, revision, _listed(warehouse, revision))
     return home
 
 
@@ -104,7 +98,7 @@ def _upload(store: Store, key: str, path: Path) -> None:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".stored-") as folder:
             stored = Path(folder) / path.name
             store.get_file(key, stored)
-            if _sha256(stored) != _sha256(path):
+            if file_sha256(stored) != file_sha256(path):
                 stored.replace(path)
 
 
@@ -117,16 +111,16 @@ def _check(place: str, folder: Path, revision: str, listed: Mapping[str, str]) -
         raise CorruptFile(f"{place} holds model {found}; restore it from a backup")
     for name, sha256 in listed.items():
         path = folder / name
-        if not path.is_file() or _sha256(path) != sha256:
+        if not path.is_file() or file_sha256(path) != sha256:
             raise CorruptFile(
                 f"{place}{name} is missing or not what the training's commit lists; restore it "
                 "from a backup"
             )
 
 
-def _listed(store: Store, revision: str) -> dict[str, str]:
+def _listed(warehouse: Warehouse, revision: str) -> dict[str, str]:
     """What the commit that made this policy says of its files; empty where no night made it."""
-    for commit in Ledger(store).commits():
+    for commit in warehouse.ledger.commits():
         if commit.meta.get("policy_revision") == revision and FILES in commit.meta:
             listed: dict[str, str] = json.loads(commit.meta[FILES])
             return listed
@@ -137,11 +131,6 @@ def _names(folder: Path) -> list[str]:
     return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 _CHUNK = 8 << 20
 
 
@@ -150,8 +139,8 @@ def check_policies(root: str) -> tuple[list[Problem], int]:
 
     Each is read once, whole.
     """
-    store = open_store(root, read_only=True)
-    commits, _ = Ledger(store).damage()
+    warehouse = Warehouse.open(root, read_only=True)
+    store, (commits, _) = warehouse.store, warehouse.ledger.damage()
     listed = {
         revision: json.loads(commit.meta.get(FILES, "{}"))
         for commit in commits

@@ -14,15 +14,14 @@ from pathlib import Path
 
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
-from pipeline.policies.models import POLICIES, find_model, models_address, models_folder
+from pipeline.policies.models import POLICIES, find_model, models_address
 from pipeline.runtime.progress import Heartbeat
 from pipeline.runtime.shards import staging_folder
 from training.revision import policy_revision
 from training.starters.real_text import StarterTextError
 from training.starters.starters import STARTERS, resolve_model
-from warehouse.ledger.ledger import Ledger
-from warehouse.ledger.reading import read_table
-from warehouse.store import open_store
+from warehouse.handle import Warehouse
+from warehouse.keys import training_key
 
 
 @dataclass(frozen=True)
@@ -68,11 +67,11 @@ def base_policy(config: RunConfig) -> Policy:
     return Policy(folder, policy_revision(folder))
 
 
-def policy_of_round(config: RunConfig, round_number: int) -> Policy:
+def policy_of_round(config: RunConfig, warehouse: Warehouse, round_number: int) -> Policy:
     """The policy that samples in this round: what the last night before it left behind."""
     base = base_policy(config)
-    rounds = read_table(
-        config.warehouse, "rounds", columns=["round", "policy_revision_out", "reference_revision"]
+    rounds = warehouse.read_table(
+        "rounds", columns=["round", "policy_revision_out", "reference_revision"]
     ).to_pylist()
     earlier = [row for row in rounds if row["round"] < round_number]
     if not earlier:
@@ -86,16 +85,15 @@ def policy_of_round(config: RunConfig, round_number: int) -> Policy:
     return stored_policy(config, str(last["policy_revision_out"]), base)
 
 
-def candidate_policy(config: RunConfig, round_number: int) -> Policy:
+def candidate_policy(config: RunConfig, warehouse: Warehouse, round_number: int) -> Policy:
     """The policy that round r's hold-out rollouts measure: what night r - 1 trained.
 
     It is not promoted yet, so no `rounds` row names it; the training's commit does. Where the last
     night did not train (round 0, a refused night) it is the policy that samples.
     """
-    ledger = Ledger(open_store(config.warehouse))
-    training = ledger.find(f"round={round_number - 1}/training")
+    training = warehouse.ledger.find(training_key(round_number - 1))
     if training is None:
-        return policy_of_round(config, round_number)
+        return policy_of_round(config, warehouse, round_number)
     return stored_policy(config, training.meta["policy_revision"], base_policy(config))
 
 
@@ -108,11 +106,6 @@ def stored_policy(config: RunConfig, revision: str, base: Policy) -> Policy:
         place = models_address(config.warehouse, POLICIES)
         raise ConfigError(f"policy {revision} is not in {place}; restore it to go on")
     return Policy(folder, revision)
-
-
-def policies_folder(root: str) -> Path:
-    """The folder of trained policies on this machine."""
-    return models_folder(root, POLICIES)
 
 
 def build_starters(config: RunConfig) -> None:
@@ -150,11 +143,9 @@ class PolicyChoice:
 
 def chosen_policy(config: RunConfig, choice: PolicyChoice) -> Policy:
     """The chosen policy, found. Raises ConfigError."""
-    from pipeline.policies.policies import Policy, base_policy, candidate_policy, stored_policy
-    from training.revision import policy_revision
-
     if choice.round is not None:
-        return candidate_policy(config, choice.round)
+        warehouse = Warehouse.open(config.warehouse, read_only=True)
+        return candidate_policy(config, warehouse, choice.round)
     if choice.named is None:
         return base_policy(config)
     folder = Path(choice.named)

@@ -19,35 +19,38 @@ from pipeline.runtime.publishing import StageReport, code_version, work_meta
 from pipeline.runtime.shards import Manifest, StageSpec, staged_rows
 from pipeline.stages.labels import label_subjects, read_subjects, revision_of
 from pipeline.stages.rollouts import sample_prompts
-from warehouse.keys import labels_key, rollouts_key
-from warehouse.ledger.ledger import Ledger
-from warehouse.ledger.reading import read_table
+from warehouse.handle import Warehouse
+from warehouse.keys import amendment_key, labels_key, rollouts_key
 from warehouse.publish import publish, read_staged
 from warehouse.schemas import conform
-from warehouse.store import open_store
 
 RETRIED = ("throttled", "timeout", "error")  # what another time may go well
 
 
 def relabel_failed(
-    config: RunConfig, number: int, purpose: str, name: str, statuses: Sequence[str]
+    config: RunConfig,
+    warehouse: Warehouse,
+    stage: str,
+    number: int,
+    purpose: str,
+    name: str,
+    statuses: Sequence[str],
 ) -> StageReport:
     """The stage: labels what one labeler failed at or missed, and amends its commit."""
     labeler = config.labeler(name)
     key = labels_key(number, purpose, name, revision_of(config, labeler))
-    old = read_table(config.warehouse, "labels", rounds=[number], keys=[key])
+    old = warehouse.read_table("labels", rounds=[number], keys=[key])
     failed = failed_labels(old, statuses)
-    unlabelled = rollout_ids(config, number, purpose) - set(old["rollout_id"].to_pylist())
+    unlabelled = rollout_ids(warehouse, number, purpose) - set(old["rollout_id"].to_pylist())
     wanted = pa.array(sorted(unlabelled | set(failed["rollout_id"].to_pylist())), pa.string())
     if not len(wanted):  # another run has been here
         return StageReport(key)
-    subjects = read_subjects(config.warehouse, number, purpose)
+    subjects = read_subjects(warehouse, number, purpose)
     subjects = subjects.filter(pc.field("rollout_id").isin(wanted))
     if isinstance(labeler, JudgeConfig) and not set(statuses) <= set(RETRIED):
         # An answer that was read and refused is kept; only a new one can be another.
         labeler = labeler.model_copy(update={"reuse_answers": False})
-    new_key, removed = _amendment(config, key, "labels")
-    stage = rollouts_key(number, purpose).replace("rollouts", f"labels-{name}")
+    new_key, removed = _amendment(warehouse, key, "labels")
     spec, manifests = label_subjects(config, labeler, stage, new_key, subjects)
     fresh = read_staged(staged_rows(spec, manifests, "rows"), "labels")
     rows = with_new_attempts(old, fresh, failed, unlabelled)
@@ -57,17 +60,18 @@ def relabel_failed(
     return report
 
 
-def resample(config: RunConfig, number: int, purpose: str) -> StageReport:
+def resample(
+    config: RunConfig, warehouse: Warehouse, key: str, number: int, purpose: str
+) -> StageReport:
     """The stage: samples the prompts that were refused, and amends the rollouts' commit."""
-    key = rollouts_key(number, purpose)
-    dead = dead_prompts(config, number, purpose)
+    dead = dead_prompts(warehouse, number, purpose)
     if not dead:
         return StageReport(key)
-    prompts = read_table(
-        config.warehouse, "prompts", columns=["prompt_id", "purpose", "messages"]
-    ).filter(pc.field("prompt_id").isin(pa.array(list(dead), pa.string())))
-    new_key, _ = _amendment(config, key, "rollouts")
-    spec, manifests = sample_prompts(config, number, purpose, new_key, prompts.sort_by("prompt_id"))
+    prompts = warehouse.read_table("prompts", columns=["prompt_id", "purpose", "messages"])
+    prompts = prompts.filter(pc.field("prompt_id").isin(pa.array(list(dead), pa.string())))
+    prompts = prompts.sort_by("prompt_id")
+    new_key, _ = _amendment(warehouse, key, "rollouts")
+    spec, manifests = sample_prompts(config, warehouse, new_key, number, purpose, prompts)
     again = read_staged(staged_rows(spec, manifests, "dead"), "dead_letters")
     attempts = [int(str(dead[row]["attempt"])) + 1 for row in again["row_id"].to_pylist()]
     place = again.schema.get_field_index("attempt")
@@ -79,33 +83,29 @@ def resample(config: RunConfig, number: int, purpose: str) -> StageReport:
     return report
 
 
-def rollout_ids(config: RunConfig, number: int, purpose: str) -> set[str]:
+def rollout_ids(warehouse: Warehouse, number: int, purpose: str) -> set[str]:
     """The ids of a round's rollouts of one purpose."""
     key = rollouts_key(number, purpose)
-    rollouts = read_table(
-        config.warehouse, "rollouts", rounds=[number], columns=["rollout_id"], keys=[key]
-    )
+    rollouts = warehouse.read_table("rollouts", rounds=[number], columns=["rollout_id"], keys=[key])
     return set(rollouts["rollout_id"].to_pylist())
 
 
-def dead_prompts(config: RunConfig, number: int, purpose: str) -> dict[str, dict[str, object]]:
+def dead_prompts(warehouse: Warehouse, number: int, purpose: str) -> dict[str, dict[str, object]]:
     """Prompt id -> its latest dead letter, of the refused prompts that have no rollouts since."""
     key = rollouts_key(number, purpose)
-    letters = read_table(config.warehouse, "dead_letters", rounds=[number], keys=[key])
-    sampled = read_table(
-        config.warehouse, "rollouts", rounds=[number], columns=["prompt_id"], keys=[key]
-    )
+    letters = warehouse.read_table("dead_letters", rounds=[number], keys=[key])
+    sampled = warehouse.read_table("rollouts", rounds=[number], columns=["prompt_id"], keys=[key])
     done = set(sampled["prompt_id"].to_pylist())
     rows = letters.sort_by("attempt").to_pylist()
     return {row["row_id"]: row for row in rows if row["row_id"] not in done}
 
 
-def _amendment(config: RunConfig, key: str, table: str) -> tuple[str, list[str]]:
+def _amendment(warehouse: Warehouse, key: str, table: str) -> tuple[str, list[str]]:
     """The key of the next commit that amends `key`, and the table's files that are its work now."""
-    ledger = Ledger(open_store(config.warehouse))
+    ledger = warehouse.ledger
     earlier = sum(commit.meta.get("amends") == key for commit in ledger.commits())
     files = [file.path for file in ledger.files_of([key], table=table)]
-    return f"{key}/replay-{earlier + 1}", files
+    return amendment_key(key, earlier + 1), files
 
 
 def _amend(

@@ -9,6 +9,7 @@ Not here: the gate that refused it (gate.py), the guards that rejected it (holdo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -16,12 +17,11 @@ from typing import Any
 from pipeline.errors import ConfigError
 from pipeline.runtime.publishing import code_version
 from pipeline.stages.rounds import has_begun, round_row, row_files
+from warehouse.handle import Warehouse
+from warehouse.keys import accepted_labels, decision_key, is_of_round, training_key
 from warehouse.ledger.commits import Commit
-from warehouse.ledger.ledger import Ledger
-from warehouse.ledger.reading import read_table
 from warehouse.publish import publish
 from warehouse.schemas import table_from_rows
-from warehouse.store import open_store
 
 ACCEPT, REJECT = "accept", "reject"
 _OPERATION = "decide"
@@ -37,10 +37,10 @@ class Decision:
     label_set: str
 
 
-def last_decision(root: str, round_number: int, label_set: str) -> Decision | None:
+def last_decision(warehouse: Warehouse, round_number: int, label_set: str) -> Decision | None:
     """The newest verdict of a person on these labels of the round, or None."""
     found = None
-    for commit in Ledger(open_store(root)).commits():
+    for commit in warehouse.ledger.commits():
         if _is_decision(commit, round_number):
             decision = Decision(
                 *(commit.meta[key] for key in ("verdict", "by", "why", "label_set"))
@@ -50,28 +50,29 @@ def last_decision(root: str, round_number: int, label_set: str) -> Decision | No
     return found
 
 
-def decide(root: str, round_number: int, verdict: str, by: str, why: str) -> str:
+def decide(warehouse: Warehouse, round_number: int, verdict: str, by: str, why: str) -> str:
     """Publishes the verdict; returns what follows from it, for people. Raises ConfigError."""
     by, why = by.strip(), why.strip()
     if not by or not why:
         raise ConfigError(f"{verdict}: --by and --why must say who decides, and for what reason")
-    row = round_row(root, round_number)
+    row = round_row(warehouse, round_number)
     if row is None:
-        there = sorted(read_table(root, "rounds", columns=["round"])["round"].to_pylist())
-        raise ConfigError(f"{root}: round {round_number} has no verdict yet; rounds: {there}")
-    ledger = Ledger(open_store(root))
-    changed, follows = (_accepted if verdict == ACCEPT else _rejected)(root, row)
+        there = sorted(warehouse.read_table("rounds", columns=["round"])["round"].to_pylist())
+        raise ConfigError(
+            f"{warehouse.root}: round {round_number} has no verdict yet; rounds: {there}"
+        )
+    changed, follows = (_accepted if verdict == ACCEPT else _rejected)(warehouse, row)
     status = changed["status"]
     row |= changed | {"decided_by": by, "decided_why": why, "decided_at": datetime.now(UTC)}
-    label_set = _label_set(ledger, round_number)
-    place = f"round={round_number}/acceptance/{label_set or 'round'}"
-    number = sum(_is_decision(commit, round_number) for commit in ledger.commits())
+    commits = warehouse.ledger.commits()
+    label_set = _label_set(commits, round_number)
+    number = sum(_is_decision(commit, round_number) for commit in commits)
     publish(
-        root,
-        f"{place}/{verdict}-{number}",
+        warehouse.root,
+        decision_key(round_number, label_set, verdict, number),
         {"rounds": table_from_rows("rounds", [row])},
         round=round_number,
-        remove=row_files(root, round_number),
+        remove=row_files(warehouse, round_number),
         code_version=code_version(),
         operation=_OPERATION,
         meta={"verdict": verdict, "by": by, "why": why, "label_set": label_set},
@@ -79,40 +80,40 @@ def decide(root: str, round_number: int, verdict: str, by: str, why: str) -> str
     return f"round {round_number} is {status}, by {by}: {follows}"
 
 
-def _accepted(root: str, row: dict[str, Any]) -> tuple[dict[str, str], str]:
+def _accepted(warehouse: Warehouse, row: dict[str, Any]) -> tuple[dict[str, str], str]:
     """What an `accept` changes in the row, and what follows. Raises ConfigError."""
     number, status = row["round"], row["status"]
     if status == "accepted":
         raise ConfigError(f"round {number} is accepted already, by {row['decided_by']}")
     if row["training_run_id"] is not None:
-        return _promoted(root, row)
-    if has_begun(root, number + 1):
+        return _promoted(warehouse, row)
+    if has_begun(warehouse, number + 1):
         follows = "a later night has begun, so no night trains on it by itself"
     else:
         follows = "the next `roundhouse run` or `nightly` trains on it"
     return {"status": "accepted"}, follows
 
 
-def _promoted(root: str, row: dict[str, Any]) -> tuple[dict[str, str], str]:
+def _promoted(warehouse: Warehouse, row: dict[str, Any]) -> tuple[dict[str, str], str]:
     """A trained round whose policy was rejected, by guards or by a person, gets it after all."""
     number = row["round"]
     if row["status"] == "completed":
         raise ConfigError(f"round {number} is completed: it was accepted by the gate")
-    if has_begun(root, number + 1, "train-"):
+    if has_begun(warehouse, number + 1, "train"):
         reason = row["reason"] or row["decided_why"]
         raise ConfigError(
             f"round {number} was trained and then rejected ({reason}), and night {number + 1} went "
             f"on from policy {row['policy_revision_out']}: what came of that stays as it is"
         )
-    training = Ledger(open_store(root)).find(f"round={number}/training")
+    training = warehouse.ledger.find(training_key(number))
     if training is None:
-        raise ConfigError(f"round {number}: its training is not in the ledger of {root}")
+        raise ConfigError(f"round {number}: its training is not in the ledger of {warehouse.root}")
     policy = training.meta["policy_revision"]
     changed = {"status": "completed", "policy_revision_out": policy}
     return changed, f"the next night starts from policy {policy}"
 
 
-def _rejected(root: str, row: dict[str, Any]) -> tuple[dict[str, str], str]:
+def _rejected(warehouse: Warehouse, row: dict[str, Any]) -> tuple[dict[str, str], str]:
     """What a `reject` changes in the row, and what follows. Raises ConfigError."""
     number, status, before = row["round"], row["status"], row["policy_revision_in"]
     if status == "rejected":
@@ -121,7 +122,7 @@ def _rejected(root: str, row: dict[str, Any]) -> tuple[dict[str, str], str]:
     follows = "neither training nor export uses it"
     if status != "completed":
         return {"status": "rejected"}, follows
-    if has_begun(root, number + 1, "train-"):
+    if has_begun(warehouse, number + 1, "train"):
         follows += "; later nights went on from its policy, which stays as it is"
         return {"status": "rejected"}, follows
     follows += f"; the next night starts from policy {before}"
@@ -129,13 +130,14 @@ def _rejected(root: str, row: dict[str, Any]) -> tuple[dict[str, str], str]:
 
 
 def _is_decision(commit: Commit, round_number: int) -> bool:
-    prefix = f"round={round_number}/acceptance/"
-    return commit.operation == _OPERATION and commit.key.startswith(prefix)
+    return commit.operation == _OPERATION and is_of_round(commit.key, round_number)
 
 
-def _label_set(ledger: Ledger, round_number: int) -> str:
+def _label_set(commits: Sequence[Commit], round_number: int) -> str:
     """The labels that the gate refused last: 16 hex digits, empty where it refused none."""
-    prefix = f"round={round_number}/acceptance/"
-    refusals = [commit for commit in ledger.commits() if commit.operation != _OPERATION]
-    keys = [commit.key for commit in refusals if commit.key.startswith(prefix)]
-    return keys[-1].removeprefix(prefix) if keys else ""
+    refused = [
+        accepted_labels(commit.key)
+        for commit in commits
+        if commit.operation != _OPERATION and is_of_round(commit.key, round_number)
+    ]
+    return next((labels for labels in reversed(refused) if labels is not None), "")

@@ -1,7 +1,9 @@
 """The stages as functions that a stage process calls: thin, importing their room only when called.
 
 So the driver stays light (no torch, no Beam), and `night.py` names stages without loading them.
-Each takes the configuration and plain values and returns a StageReport.
+Each takes the configuration, the name of its work and plain values, and returns a StageReport; each
+opens the warehouse for itself, in its process. The name is the key of the commit that the work ends
+in; where that depends on a model's hash, the part that is known before.
 """
 
 from __future__ import annotations
@@ -15,39 +17,44 @@ from filelock import FileLock
 from pipeline.config import RunConfig
 from pipeline.runtime.publishing import StageReport
 from pipeline.runtime.shards import staging_folder
-from warehouse.ledger.ledger import Ledger
-from warehouse.store import open_store
+from warehouse.handle import Warehouse
 
 
 def alone(
-    config: RunConfig, name: str, key: str | None, work: Callable[[], StageReport]
+    config: RunConfig,
+    name: str,
+    work: Callable[[Warehouse], StageReport],
+    *,
+    again: bool = False,
 ) -> StageReport:
-    """Does `work` unless `key` is published, while no other run does the same on this machine.
+    """Does `work` unless its name is published, while no other run does it on this machine.
+
+    `again`: work that amends what is published.
 
     The commit is what guarantees that nothing is doubled; the lock, which the kernel frees when its
     holder is killed, only spares a second run from doing it all for nothing.
     """
+    warehouse = Warehouse.open(config.warehouse)  # a place that cannot be one is refused first
     folder = staging_folder(config.warehouse, name, "lock")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f".{folder.name}")):
-        if key is not None and Ledger(open_store(config.warehouse)).find(key):
-            return StageReport(key)
-        return work()
+        if not again and warehouse.is_published(name):
+            return StageReport(name)
+        return work(warehouse)
 
 
-def prepare(config: RunConfig) -> StageReport:
+def prepare(config: RunConfig, name: str) -> StageReport:
     """Builds the starters the configuration names, ingests prompts, checks base and labelers."""
-    return alone(config, "prepare", None, lambda: _prepare(config))
+    return alone(config, name, lambda _: _prepare(config, name))
 
 
-def _prepare(config: RunConfig) -> StageReport:
+def _prepare(config: RunConfig, name: str) -> StageReport:
     from pipeline.ingest.prompts import ingest
     from pipeline.policies.policies import base_policy, build_starters
     from pipeline.runtime.machine import choose_engine
     from pipeline.stages.labels import revision_of
 
     started = time.monotonic()
-    open_store(config.warehouse)  # a place that cannot be a warehouse is refused first
     build_starters(config)
     choose_engine(config.rollouts.engine, base_policy(config).folder)
     for labeler in config.labelers:
@@ -55,7 +62,7 @@ def _prepare(config: RunConfig) -> StageReport:
     loaded = time.monotonic() - started
     result = ingest(config.warehouse, config.prompts, config.policy.starter_seed)
     if result is None:
-        return StageReport("prepare", load_seconds=loaded)
+        return StageReport(name, load_seconds=loaded)
     notes = {"train": str(result.train), "hold-out": str(result.holdout)}
     if result.malformed:
         notes["malformed"] = f"{result.malformed} (left out: {'; '.join(result.examples)})"
@@ -64,91 +71,97 @@ def _prepare(config: RunConfig) -> StageReport:
     if result.duplicates:
         notes["duplicates"] = str(result.duplicates)
     count = result.train + result.holdout
-    return StageReport("prepare", made=count, unit="prompts", load_seconds=loaded, notes=notes)
+    return StageReport(name, made=count, unit="prompts", load_seconds=loaded, notes=notes)
 
 
-def generate(config: RunConfig, round_number: int, purpose: str) -> StageReport:
+def generate(config: RunConfig, key: str, round_number: int, purpose: str) -> StageReport:
     """Prompts -> rollouts."""
     from pipeline.stages import rollouts
-    from warehouse.keys import rollouts_key
 
-    key = rollouts_key(round_number, purpose)
-    return alone(config, key, key, lambda: rollouts.generate(config, round_number, purpose))
+    def work(warehouse: Warehouse) -> StageReport:
+        return rollouts.generate(config, warehouse, key, round_number, purpose)
+
+    return alone(config, key, work)
 
 
-def label(config: RunConfig, round_number: int, purpose: str, labeler: str) -> StageReport:
+def label(
+    config: RunConfig, name: str, round_number: int, purpose: str, labeler: str
+) -> StageReport:
     """Rollouts -> one labeler's labels."""
     from pipeline.stages import labels
 
-    name = f"{labels.rollouts_key(round_number, purpose)}-{labeler}"
-    return alone(config, name, None, lambda: labels.label(config, round_number, purpose, labeler))
+    def work(warehouse: Warehouse) -> StageReport:
+        return labels.label(config, warehouse, name, round_number, purpose, labeler)
+
+    return alone(config, name, work)
 
 
-def revise(config: RunConfig, round_number: int) -> StageReport:
+def revise(config: RunConfig, name: str, round_number: int) -> StageReport:
     """The worst completions -> revised ones, and pairs that prefer them."""
     from pipeline.stages import revise as stage
 
-    name = f"round={round_number}/revision"
-    return alone(config, name, None, lambda: stage.revise(config, round_number))
+    return alone(config, name, lambda found: stage.revise(config, found, name, round_number))
 
 
 def relabel_failed(
-    config: RunConfig, round_number: int, purpose: str, labeler: str, statuses: tuple[str, ...]
+    config: RunConfig,
+    name: str,
+    round_number: int,
+    purpose: str,
+    labeler: str,
+    statuses: tuple[str, ...],
 ) -> StageReport:
-    """One labeler's failed labels -> new attempts."""
-    from pipeline.stages import dead_rows as replay_stages
-    from warehouse.keys import rollouts_key
+    """One labeler's failed labels -> new attempts, under the lock of `label`."""
+    from pipeline.stages import dead_rows
 
-    name = f"{rollouts_key(round_number, purpose)}-{labeler}"  # the lock of `label`
-    return alone(
-        config,
-        name,
-        None,
-        lambda: replay_stages.relabel_failed(config, round_number, purpose, labeler, statuses),
-    )
+    def work(warehouse: Warehouse) -> StageReport:
+        return dead_rows.relabel_failed(
+            config, warehouse, name, round_number, purpose, labeler, statuses
+        )
+
+    return alone(config, name, work)
 
 
-def resample(config: RunConfig, round_number: int, purpose: str) -> StageReport:
-    """Refused prompts -> rollouts."""
-    from pipeline.stages import dead_rows as replay_stages
-    from warehouse.keys import rollouts_key
+def resample(config: RunConfig, key: str, round_number: int, purpose: str) -> StageReport:
+    """Refused prompts -> rollouts, beside those that `key` has published."""
+    from pipeline.stages import dead_rows
 
-    key = rollouts_key(round_number, purpose)
-    return alone(config, key, None, lambda: replay_stages.resample(config, round_number, purpose))
+    def work(warehouse: Warehouse) -> StageReport:
+        return dead_rows.resample(config, warehouse, key, round_number, purpose)
+
+    return alone(config, key, work, again=True)
 
 
 def accept_and_reward(
-    config: RunConfig, round_number: int, facts: tuple[datetime, str]
+    config: RunConfig, key: str, round_number: int, facts: tuple[datetime, str]
 ) -> StageReport:
     """The gate, then labels -> rewards; a refused round gets its `rounds` row and no rewards."""
-    key = f"round={round_number}/rewards"
-    return alone(config, key, key, lambda: _accept_and_reward(config, round_number, facts))
+    from pipeline.stages import gate, outcome, rewards
+
+    def work(warehouse: Warehouse) -> StageReport:
+        judged = gate.gate(config, warehouse, round_number)
+        if judged.is_accepted:
+            return rewards.reward(config, warehouse, key, round_number)
+        label_set = judged.label_set_sha256
+        return outcome.refuse(config, warehouse, round_number, judged.reason, label_set, facts)
+
+    return alone(config, key, work)
 
 
-def _accept_and_reward(
-    config: RunConfig, round_number: int, facts: tuple[datetime, str]
-) -> StageReport:
-    from pipeline.stages import gate, rewards
-    from pipeline.stages import outcome as verdict
-
-    judged = gate.gate(config, round_number)
-    if judged.is_accepted:
-        return rewards.reward(config, round_number)
-    label_set = judged.label_set_sha256
-    return verdict.refuse(config, round_number, judged.reason, label_set, facts)
-
-
-def train(config: RunConfig, round_number: int) -> StageReport:
+def train(config: RunConfig, key: str, round_number: int) -> StageReport:
     """Rewards -> the next policy."""
-    from pipeline.stages import training as training_stage
+    from pipeline.stages import training
 
-    key = f"round={round_number}/training"
-    return alone(config, key, key, lambda: training_stage.train(config, round_number))
+    return alone(config, key, lambda found: training.train(config, found, key, round_number))
 
 
-def evaluate(config: RunConfig, round_number: int, facts: tuple[datetime, str]) -> StageReport:
+def evaluate(
+    config: RunConfig, key: str, round_number: int, facts: tuple[datetime, str]
+) -> StageReport:
     """Hold-out labels -> numbers, and the verdict on the night that made this policy."""
     from pipeline.stages import evaluation
 
-    key = f"round={round_number}/evaluation"
-    return alone(config, key, key, lambda: evaluation.evaluate(config, round_number, facts))
+    def work(warehouse: Warehouse) -> StageReport:
+        return evaluation.evaluate(config, warehouse, key, round_number, facts)
+
+    return alone(config, key, work)

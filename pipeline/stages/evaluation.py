@@ -34,23 +34,23 @@ from pipeline.stages.rewards import round_labels
 from pipeline.stages.rounds import row_files
 from training.policy.actor_critic import ActorCritic
 from training.policy.sequences import sequence_logprobs
-from warehouse.catalog.catalog import connect
+from warehouse.handle import Warehouse
 from warehouse.keys import labels_key, rollouts_key
-from warehouse.ledger.ledger import Ledger
-from warehouse.ledger.reading import read_table
 from warehouse.schemas import table_from_rows
-from warehouse.store import open_store
 
 
-def evaluate(config: RunConfig, round_number: int, facts: tuple[datetime, str]) -> StageReport:
-    """Publishes `round=r/evaluation`: the numbers of policy r and, for r > 0, night r - 1's row."""
-    rollouts = read_table(
-        config.warehouse,
-        "rollouts",
-        rounds=[round_number],
-        keys=[rollouts_key(round_number, "holdout")],
+def evaluate(
+    config: RunConfig,
+    warehouse: Warehouse,
+    key: str,
+    round_number: int,
+    facts: tuple[datetime, str],
+) -> StageReport:
+    """Publishes the numbers of policy r and, for r > 0, night r - 1's row."""
+    rollouts = warehouse.read_table(
+        "rollouts", rounds=[round_number], keys=[rollouts_key(round_number, "holdout")]
     )
-    labels = round_labels(config, round_number, "holdout")
+    labels = round_labels(config, warehouse, round_number, "holdout")
     reference = base_policy(config)
     started = time.monotonic()
     model = ActorCritic.load(reference.folder, device=choose_device(config.device))
@@ -59,8 +59,8 @@ def evaluate(config: RunConfig, round_number: int, facts: tuple[datetime, str]) 
         model, rollouts["prompt_ids"].to_pylist(), rollouts["completion_ids"].to_pylist()
     )
     measured = [
-        *toxicity_numbers(config, round_number),
-        *comparisons(config, round_number, rollouts, labels),
+        *toxicity_numbers(warehouse, round_number),
+        *comparisons(config, warehouse, round_number, rollouts, labels),
         *score_means(config, rollouts, labels),
         kl_to_reference(rollouts, logprobs, config.seed),
         *text_numbers(rollouts, config.seed),
@@ -70,12 +70,13 @@ def evaluate(config: RunConfig, round_number: int, facts: tuple[datetime, str]) 
         "policy_logprobs": _reference_rows(rollouts, logprobs, reference.revision),
     }
     old_row: list[str] = []
-    night = night_row(config, round_number - 1, measured, facts) if round_number > 0 else None
+    night = None
+    if round_number > 0:
+        night = night_row(config, warehouse, round_number - 1, measured, facts)
     if night is not None:
         tables["rounds"] = night
         # A round that was refused and then accepted has a row; a round has one.
-        old_row = row_files(config.warehouse, round_number - 1)
-    key = f"round={round_number}/evaluation"
+        old_row = row_files(warehouse, round_number - 1)
     # No `round=` here: the commit holds numbers of round r and the row of night r - 1.
     publish_once(config, key, tables, round_number=None, remove=old_row)
     return StageReport(
@@ -90,9 +91,9 @@ def _rejection(night: pa.Table | None) -> dict[str, str]:
     return {"rejected": night["reason"][0].as_py()}
 
 
-def toxicity_numbers(config: RunConfig, round_number: int) -> list[Measured]:
+def toxicity_numbers(warehouse: Warehouse, round_number: int) -> list[Measured]:
     """Rate with its interval, mean score and expected maximum, as the mart has them."""
-    con = connect(config.warehouse)
+    con = warehouse.connect()
     con.execute("set threads = 1")  # sums of floats in one order: equal nights, equal numbers
     rows = con.execute(
         "select labeler, toxicity_rate, toxicity_low, toxicity_high, mean_score, expected_max, "
@@ -114,7 +115,11 @@ def toxicity_numbers(config: RunConfig, round_number: int) -> list[Measured]:
 
 
 def comparisons(
-    config: RunConfig, round_number: int, rollouts: pa.Table, labels: pa.Table
+    config: RunConfig,
+    warehouse: Warehouse,
+    round_number: int,
+    rollouts: pa.Table,
+    labels: pa.Table,
 ) -> list[Measured]:
     """The policy against round 0, and on the metric against the one that it would replace."""
     if round_number == 0:
@@ -122,20 +127,21 @@ def comparisons(
     toxicity = [labeler.name for labeler in config.labelers if labeler.criterion == "toxicity"]
     pairs = [("toxicity_change", 0, name) for name in toxicity]
     candidate = rollouts["policy_revision"][0].as_py()
-    replaced = replaced_in(config, round_number, candidate)
+    replaced = replaced_in(warehouse, round_number, candidate)
     if replaced is not None:
         pairs.append(("toxicity_change_from_replaced", replaced, config.metric))
-    before = {earlier: _holdout(config, earlier) for earlier in {0, *(pair[1] for pair in pairs)}}
+    compared = {0, *(pair[1] for pair in pairs)}
+    before = {earlier: _holdout(warehouse, earlier) for earlier in compared}
     found = text_changes(rollouts, before[0], config.seed)
     for metric, earlier, name in pairs:
-        known = _earlier_labels(config, earlier, name)
+        known = _earlier_labels(config, warehouse, earlier, name)
         after = (rollouts, labels)
         changed = toxicity_change(metric, after, (before[earlier], known), name, config.seed)
         found += [changed] if changed else []
     return found
 
 
-def replaced_in(config: RunConfig, round_number: int, candidate: str) -> int | None:
+def replaced_in(warehouse: Warehouse, round_number: int, candidate: str) -> int | None:
     """The round that measured the policy which `candidate`, trained in the night before, replaces.
 
     After a rejected night that is an older round than the one before. None where the night left
@@ -143,9 +149,9 @@ def replaced_in(config: RunConfig, round_number: int, candidate: str) -> int | N
     to hash the base's weights again takes a while.
     """
     columns = ["round", "policy_revision"]
-    rows = read_table(config.warehouse, "evaluations", columns=columns).to_pylist()
+    rows = warehouse.read_table("evaluations", columns=columns).to_pylist()
     measured = {row["round"]: row["policy_revision"] for row in rows if row["round"] < round_number}
-    nights = read_table(config.warehouse, "rounds", columns=["round", "policy_revision_out"])
+    nights = warehouse.read_table("rounds", columns=["round", "policy_revision_out"])
     left = {row["round"]: row["policy_revision_out"] for row in nights.to_pylist()}
     before = [number for number in left if number < round_number - 1]
     sampled = left[max(before)] if before else measured.get(0)
@@ -154,11 +160,10 @@ def replaced_in(config: RunConfig, round_number: int, candidate: str) -> int | N
     return max((r for r, revision in measured.items() if revision == sampled), default=None)
 
 
-def _holdout(config: RunConfig, round_number: int) -> pa.Table:
+def _holdout(warehouse: Warehouse, round_number: int) -> pa.Table:
     """The round's hold-out rollouts, without what only training reads."""
     columns = ["rollout_id", "prompt_id", "sample_index", "completion", "completion_ids"]
-    return read_table(
-        config.warehouse,
+    return warehouse.read_table(
         "rollouts",
         rounds=[round_number],
         columns=[*columns, "finish_reason"],
@@ -166,15 +171,17 @@ def _holdout(config: RunConfig, round_number: int) -> pa.Table:
     )
 
 
-def _earlier_labels(config: RunConfig, round_number: int, name: str) -> pa.Table:
+def _earlier_labels(
+    config: RunConfig, warehouse: Warehouse, round_number: int, name: str
+) -> pa.Table:
     """A labeler's final hold-out labels of the round, none where this revision has not labelled it.
 
     Scores of two revisions are on two scales: no change between them is measured.
     """
     key = labels_key(round_number, "holdout", name, revision_of(config, config.labeler(name)))
-    if Ledger(open_store(config.warehouse)).find(key) is None:
+    if not warehouse.is_published(key):
         return table_from_rows("labels", [])
-    labels = read_table(config.warehouse, "labels", rounds=[round_number], keys=[key])
+    labels = warehouse.read_table("labels", rounds=[round_number], keys=[key])
     return labels.filter(pc.field("is_final"))
 
 

@@ -21,10 +21,8 @@ from pipeline.stages.decisions import ACCEPT, last_decision
 from pipeline.stages.labels import revision_of, sentinel_set
 from pipeline.stages.rewards import round_labels
 from warehouse.files import sha256_of
-from warehouse.keys import acceptance_key, labels_key, rollouts_key
-from warehouse.ledger.ledger import Ledger
-from warehouse.ledger.reading import read_table
-from warehouse.store import open_store
+from warehouse.handle import Warehouse
+from warehouse.keys import acceptance_key, labels_key, rewards_key, rollouts_key
 
 _LABEL_COLUMNS = [
     "partner_rollout_id",
@@ -47,11 +45,10 @@ class GateVerdict:
     findings: tuple[Finding, ...]
 
 
-def gate(config: RunConfig, round_number: int) -> GateVerdict:
+def gate(config: RunConfig, warehouse: Warehouse, round_number: int) -> GateVerdict:
     """The verdict on the round's train labels."""
-    labels = round_labels(config, round_number, "train")
-    rollouts = read_table(
-        config.warehouse,
+    labels = round_labels(config, warehouse, round_number, "train")
+    rollouts = warehouse.read_table(
         "rollouts",
         rounds=[round_number],
         columns=["rollout_id"],
@@ -61,11 +58,11 @@ def gate(config: RunConfig, round_number: int) -> GateVerdict:
     findings = tuple(
         finding
         for labeler in config.labelers
-        for finding in _findings(config, round_number, labeler, labels, rollouts)
+        for finding in _findings(config, warehouse, round_number, labeler, labels, rollouts)
     )
     required = {labeler.name for labeler in config.labelers if labeler.required}
     failed = [f for f in findings if not f.is_passed and f.labeler in required]
-    decision = last_decision(config.warehouse, round_number, identity)
+    decision = last_decision(warehouse, round_number, identity)
     if decision is None:
         return GateVerdict(not failed, "; ".join(map(str, failed)), identity, findings)
     said = f"{decision.by}: {decision.why}"
@@ -77,49 +74,52 @@ def label_set_sha256(labels: pa.Table) -> str:
     return sha256_of(sorted(labels["label_id"].to_pylist()))
 
 
-def is_reopened(config: RunConfig, round_number: int) -> bool:
+def is_reopened(config: RunConfig, warehouse: Warehouse, round_number: int) -> bool:
     """Whether the labels that were refused are not those that the configuration asks for now."""
-    keys = Ledger(open_store(config.warehouse))
     wanted = [
         labels_key(round_number, "train", labeler.name, revision_of(config, labeler))
         for labeler in config.labelers
     ]
-    if any(keys.find(key) is None for key in wanted):
+    if not all(map(warehouse.is_published, wanted)):
         return True  # a labeler has changed: it labels the round, then the gate looks again
-    identity = label_set_sha256(round_labels(config, round_number, "train"))
-    return keys.find(acceptance_key(round_number, identity)) is None
+    identity = label_set_sha256(round_labels(config, warehouse, round_number, "train"))
+    return not warehouse.is_published(acceptance_key(round_number, identity))
 
 
 def _findings(
-    config: RunConfig, round_number: int, labeler: LabelerConfig, labels: pa.Table, rollouts: int
+    config: RunConfig,
+    warehouse: Warehouse,
+    round_number: int,
+    labeler: LabelerConfig,
+    labels: pa.Table,
+    rollouts: int,
 ) -> Sequence[Finding]:
     """All checks of one labeler."""
     name, limits = labeler.name, config.gate
     mine = labels.filter(pc.field("labeler") == name).select(_LABEL_COLUMNS).to_pylist()
     found = label_findings(name, mine, rollouts, limits)
     sentinels = sentinel_set(config, labeler)
-    tonight = _sentinel_rows(config, round_number, name)
+    tonight = _sentinel_rows(config, warehouse, round_number, name)
     if sentinels is None or not tonight:
         return found
-    before = _sentinel_rows(config, _last_accepted(config, round_number), name)
+    last = _last_accepted(warehouse, round_number)
+    before = [] if last is None else _sentinel_rows(config, warehouse, last, name)
     found += sentinel_findings(name, tonight, before, limits)
     bases = {item.id: item.base for item in sentinels.items if item.base is not None}
     return found + padding_findings(name, tonight, bases, limits)
 
 
-def _sentinel_rows(config: RunConfig, round_number: int | None, labeler: str) -> list[Row]:
+def _sentinel_rows(
+    config: RunConfig, warehouse: Warehouse, round_number: int, labeler: str
+) -> list[Row]:
     """The labeler's sentinels of a round, of the revision that the configuration names if any."""
-    if round_number is None:
-        return []
-    rows = read_table(config.warehouse, "sentinels", rounds=[round_number])
+    rows = warehouse.read_table("sentinels", rounds=[round_number])
     mine = rows.filter(pc.field("labeler") == labeler).to_pylist()
     revision = revision_of(config, config.labeler(labeler))
     return [row for row in mine if row["revision"] == revision] or mine
 
 
-def _last_accepted(config: RunConfig, round_number: int) -> int | None:
+def _last_accepted(warehouse: Warehouse, round_number: int) -> int | None:
     """The last round before this one whose labels became rewards."""
-    ledger = Ledger(open_store(config.warehouse, read_only=True))
-    return next(
-        (r for r in range(round_number - 1, -1, -1) if ledger.find(f"round={r}/rewards")), None
-    )
+    earlier = range(round_number - 1, -1, -1)
+    return next((r for r in earlier if warehouse.is_published(rewards_key(r))), None)

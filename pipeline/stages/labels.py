@@ -38,11 +38,9 @@ from pipeline.runtime.shards import (
 )
 from warehouse import schemas
 from warehouse.files import sha256_of
-from warehouse.keys import labels_key, rollouts_key
-from warehouse.ledger.ledger import Ledger
-from warehouse.ledger.reading import read_table
+from warehouse.handle import Warehouse
+from warehouse.keys import labels_key, rollouts_key, template_key
 from warehouse.publish import read_staged
-from warehouse.store import open_store
 
 _SUBJECT_COLUMNS = ["rollout_id", "round", "prompt_id", "completion", "completion_sha256"]
 
@@ -52,17 +50,23 @@ def revision_of(config: RunConfig, labeler: LabelerConfig) -> str:
     return labeler_revision(labeler, functools.partial(resolve, config))
 
 
-def label(config: RunConfig, round_number: int, purpose: str, name: str) -> StageReport:
+def label(
+    config: RunConfig,
+    warehouse: Warehouse,
+    stage: str,
+    round_number: int,
+    purpose: str,
+    name: str,
+) -> StageReport:
     """Labels and publishes the round's rollouts of one purpose by one labeler."""
     labeler = config.labeler(name)
     revision = revision_of(config, labeler)
     key = labels_key(round_number, purpose, name, revision)
-    if Ledger(open_store(config.warehouse)).find(key):
+    if warehouse.is_published(key):
         return StageReport(key)
-    subjects = read_subjects(config.warehouse, round_number, purpose)
+    subjects = read_subjects(warehouse, round_number, purpose)
     if isinstance(labeler, JudgeConfig) and labeler.mode == "pairwise":
         subjects = pair_subjects(subjects, labeler.pairs)
-    stage = f"round={round_number}/{'train' if purpose == 'train' else 'eval'}-labels-{name}"
     sentinels = sentinel_set(config, labeler) if purpose == "train" else None
     if sentinels is None:
         spec, manifests = label_subjects(config, labeler, stage, key, subjects)
@@ -74,7 +78,7 @@ def label(config: RunConfig, round_number: int, purpose: str, name: str) -> Stag
     found = read_staged(staged_rows(spec, [last], "rows"), "labels")
     publish_once(
         config,
-        f"templates/{sentinels.sha256[:16]}",
+        template_key(sentinels.sha256),
         {"templates": sentinels.template_rows()},
         round_number=None,
     )
@@ -110,14 +114,17 @@ def label_subjects(
     return spec, run_stage(spec, shards if last_shard is None else [*shards, last_shard], make)
 
 
-def read_subjects(root: str, round_number: int, purpose: str) -> pa.Table:
+def read_subjects(warehouse: Warehouse, round_number: int, purpose: str) -> pa.Table:
     """The texts to label: rollouts of a round and purpose with their prompt's messages, by id."""
     key = rollouts_key(round_number, purpose)
-    if Ledger(open_store(root)).find(key) is None:
-        raise ConfigError(f"{root}: round {round_number} has no {purpose} rollouts yet; generate")
-    rollouts = read_table(root, "rollouts", rounds=[round_number], columns=_SUBJECT_COLUMNS,
-                          keys=[key])  # fmt: skip
-    prompts = read_table(root, "prompts", columns=["prompt_id", "messages"])
+    if not warehouse.is_published(key):
+        raise ConfigError(
+            f"{warehouse.root}: round {round_number} has no {purpose} rollouts yet; generate"
+        )
+    rollouts = warehouse.read_table(
+        "rollouts", rounds=[round_number], columns=_SUBJECT_COLUMNS, keys=[key]
+    )
+    prompts = warehouse.read_table("prompts", columns=["prompt_id", "messages"])
     return rollouts.join(prompts, keys="prompt_id", join_type="inner").sort_by("rollout_id")
 
 
@@ -161,7 +168,7 @@ class LabelWorker:
             # By content, so the second worker and the second night find it there.
             publish_once(
                 config,
-                f"templates/{row['template_sha256'][:16]}",
+                template_key(row["template_sha256"]),
                 {"templates": pa.Table.from_pylist([row], schema=templates.schema)},
                 round_number=None,
             )

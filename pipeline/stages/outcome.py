@@ -22,32 +22,34 @@ from pipeline.runtime.publishing import StageReport, code_version, publish_once
 from pipeline.stages.rounds import kl_coefficient, round_row, row_files
 from training.ppo.formulas import adapt_kl_coefficient
 from warehouse.files import sha256_of
-from warehouse.keys import acceptance_key
-from warehouse.ledger.ledger import Ledger
+from warehouse.handle import Warehouse
+from warehouse.keys import acceptance_key, training_key
 from warehouse.schemas import table_from_rows
-from warehouse.store import open_store
 
 
 def night_row(
-    config: RunConfig, round_number: int, measured: Sequence[Measured], facts: tuple[datetime, str]
+    config: RunConfig,
+    warehouse: Warehouse,
+    round_number: int,
+    measured: Sequence[Measured],
+    facts: tuple[datetime, str],
 ) -> pa.Table | None:
     """The `rounds` row of a night that trained; None where its row is there already (refused).
 
     A policy that went too far raises the KL coefficient by the controller's largest step, whatever
     its KL: the next night begins where this one did, with other prompts, and is held nearer.
     """
-    ledger = Ledger(open_store(config.warehouse))
-    training = ledger.find(f"round={round_number}/training")
+    training = warehouse.ledger.find(training_key(round_number))
     if training is None:
         return None
     judged = judge(measured, config.promotion, config.training.kl_budget, config.metric)
-    before = policy_of_round(config, round_number).revision
+    before = policy_of_round(config, warehouse, round_number).revision
     after = training.meta["policy_revision"] if judged.is_promoted else before
-    coefficient = kl_coefficient(config, round_number)
+    coefficient = kl_coefficient(config, warehouse, round_number)
     measured_kl = next(m.value for m in measured if m.metric == "kl_to_reference")
     kl = math.inf if judged.is_too_far else measured_kl
     row = (
-        _decided(config, round_number)
+        _decided(warehouse, round_number)
         | _row(config, round_number, facts)
         | {
             "status": "completed" if judged.is_promoted else "rejected",
@@ -73,11 +75,16 @@ def _is_below(config: RunConfig, measured: Sequence[Measured]) -> bool:
 
 
 def refuse(
-    config: RunConfig, round_number: int, reason: str, label_set: str, facts: tuple[datetime, str]
+    config: RunConfig,
+    warehouse: Warehouse,
+    round_number: int,
+    reason: str,
+    label_set: str,
+    facts: tuple[datetime, str],
 ) -> StageReport:
     """Publishes the row of a night whose labels the gate refused: stored, not trained on."""
-    policy = policy_of_round(config, round_number).revision
-    coefficient = kl_coefficient(config, round_number)
+    policy = policy_of_round(config, warehouse, round_number).revision
+    coefficient = kl_coefficient(config, warehouse, round_number)
     row = _row(config, round_number, facts) | {
         "status": "refused",
         "reason": reason,
@@ -93,14 +100,14 @@ def refuse(
         key,
         {"rounds": table_from_rows("rounds", [row])},
         round_number=round_number,
-        remove=row_files(config.warehouse, round_number),
+        remove=row_files(warehouse, round_number),
     )
     return StageReport(key, notes={"refused": reason})
 
 
-def _decided(config: RunConfig, round_number: int) -> dict[str, object]:
+def _decided(warehouse: Warehouse, round_number: int) -> dict[str, object]:
     """A person's verdict on the round, which its final row goes on carrying."""
-    row = round_row(config.warehouse, round_number) or {}
+    row = round_row(warehouse, round_number) or {}
     return {name: row.get(name) for name in ("decided_by", "decided_why", "decided_at")}
 
 

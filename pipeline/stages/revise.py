@@ -13,7 +13,6 @@ Not here: what is asked (labeling/reviser/wording.py), training on it (training/
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -42,11 +41,10 @@ from pipeline.runtime.shards import (
 )
 from pipeline.stages.labels import paid_work
 from warehouse import schemas
-from warehouse.catalog.catalog import connect
-from warehouse.files import sha256_of
-from warehouse.ledger.ledger import Ledger
+from warehouse.files import sha256_of, text_sha256
+from warehouse.handle import Warehouse
+from warehouse.keys import revision_key, template_key
 from warehouse.publish import read_staged
-from warehouse.store import open_store
 
 _SELECTED = """
 with chosen as (
@@ -77,21 +75,15 @@ def revision_recipe(config: RunConfig, section: RevisionConfig) -> str:
     return sha256_of([reviser, section.select.model_dump(mode="json")])[:16]
 
 
-def revision_key(round_number: int, name: str, recipe: str) -> str:
-    """Ledger key of a round's revisions by one recipe."""
-    return f"round={round_number}/revision/{name}@{recipe}"
-
-
-def revise(config: RunConfig, round_number: int) -> StageReport:
+def revise(config: RunConfig, warehouse: Warehouse, stage: str, round_number: int) -> StageReport:
     """Revises and publishes the chosen completions of a round. Raises ConfigError, StageError."""
     section = config.revision
     assert section is not None, "night.revise asks first"
     recipe = revision_recipe(config, section)
     key = revision_key(round_number, section.name, recipe)
-    if Ledger(open_store(config.warehouse)).find(key):
+    if warehouse.is_published(key):
         return StageReport(key)
-    subjects = read_selected(config, section, round_number)
-    stage = f"round={round_number}/revision-{section.name}"
+    subjects = read_selected(warehouse, section, round_number)
     identity = sha256_of([key, subjects["completion_sha256"].to_pylist()])
     spec = StageSpec(
         name=stage,
@@ -117,7 +109,7 @@ def revise(config: RunConfig, round_number: int) -> StageReport:
     return replace(report, notes=notes)
 
 
-def read_selected(config: RunConfig, section: RevisionConfig, round_number: int) -> pa.Table:
+def read_selected(warehouse: Warehouse, section: RevisionConfig, round_number: int) -> pa.Table:
     """The completions to revise, by id: the worst `max_rows` beyond the threshold.
 
     Raises ConfigError where the labeler has scored nothing of the round.
@@ -126,7 +118,7 @@ def read_selected(config: RunConfig, section: RevisionConfig, round_number: int)
     sign = 1 if select.at_least is not None else -1
     threshold = select.at_least if select.at_most is None else -select.at_most
     parameters: dict[str, Any] = {"round": round_number, "labeler": select.labeler}
-    con = connect(config.warehouse)
+    con = warehouse.connect()
     ((scored,),) = con.execute(
         "select count(*) from completion_scores where round = $round and purpose = 'train' "
         "and labeler = $labeler",
@@ -136,7 +128,7 @@ def read_selected(config: RunConfig, section: RevisionConfig, round_number: int)
         con.close()
         raise ConfigError(
             f"revision.select.labeler: {select.labeler} has scored no train completion of round "
-            f"{round_number} in {config.warehouse}; generate and label the round first"
+            f"{round_number} in {warehouse.root}; generate and label the round first"
         )
     parameters |= {"sign": sign, "threshold": threshold, "max_rows": select.max_rows}
     found: pa.Table = con.sql(_SELECTED, params=parameters).to_arrow_table()
@@ -185,7 +177,7 @@ def _rollout(
         "purpose": "train",
         "policy_revision": f"reviser/{reviser}",
         "completion": text,
-        "completion_sha256": hashlib.sha256(text.encode()).hexdigest(),
+        "completion_sha256": text_sha256(text),
         "engine": call["backend"],
         "engine_version": call["backend_version"],
         "generated_at": datetime.now(UTC),
@@ -216,7 +208,7 @@ class ReviseWorker:
             paid=paid_work(config, settings.round_number),
         )
         template = self._reviser.template_rows()
-        key = f"templates/{template['template_sha256'][0].as_py()[:16]}"
+        key = template_key(template["template_sha256"][0].as_py())
         publish_once(config, key, {"templates": template}, round_number=None)
 
     def run(self, rows: pa.Table, progress: Heartbeat) -> ShardResult:

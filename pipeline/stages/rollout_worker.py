@@ -21,6 +21,7 @@ from pipeline.runtime.shards import (
     ShardResult,
 )
 from pipeline.sampling.sampler import PromptFailed, Sampled, Sampler
+from warehouse.files import text_sha256
 from warehouse.schemas import table_from_rows
 
 # Dialogues of models without a chat template: HH's own form. The encoder of a T5 reads the same,
@@ -44,8 +45,8 @@ class SamplerSettings:
 
 def prompt_seed(seed: int, round_number: int, prompt_id: str) -> int:
     """Seed of a prompt's first sample; sample i adds i. Fits a signed 64-bit column."""
-    digest = hashlib.sha256(f"{seed}/{round_number}/{prompt_id}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 2
+    digest = text_sha256(f"{seed}/{round_number}/{prompt_id}")
+    return int(digest[:16], 16) >> 2
 
 
 def load_sampler(settings: SamplerSettings) -> Sampler:
@@ -149,7 +150,7 @@ class RolloutWorker:
                 "completion_ids": sample.token_ids,
                 "behavior_logprobs": sample.logprobs.astype(np.float32).tolist(),
                 "completion": text,
-                "completion_sha256": hashlib.sha256(text.encode()).hexdigest(),
+                "completion_sha256": text_sha256(text),
                 "finish_reason": sample.finish_reason,
                 "seed": seed + i,
             }

@@ -8,7 +8,6 @@ else: not on its batch, its shard, a kill or the number of workers.
 from __future__ import annotations
 
 import functools
-import hashlib
 import random
 from typing import Any
 
@@ -30,27 +29,32 @@ from pipeline.stages.rollout_worker import (
     RolloutWorker,
     SamplerSettings,
 )
-from warehouse.files import sha256_of
-from warehouse.ledger.ledger import Ledger
-from warehouse.ledger.reading import read_table
-from warehouse.store import open_store
+from warehouse.files import sha256_of, text_sha256
+from warehouse.handle import Warehouse
+from warehouse.keys import rollouts_key
 
 
-def generate(config: RunConfig, round_number: int, purpose: str) -> StageReport:
+def generate(
+    config: RunConfig, warehouse: Warehouse, key: str, round_number: int, purpose: str
+) -> StageReport:
     """Samples and publishes the round's rollouts of one purpose (`train` or `holdout`)."""
-    key = f"round={round_number}/{_key(purpose)}"
-    prompts = plan_prompts(config, round_number, purpose)
-    spec, manifests = sample_prompts(config, round_number, purpose, key, prompts)
+    prompts = plan_prompts(config, warehouse, round_number, purpose)
+    spec, manifests = sample_prompts(config, warehouse, key, round_number, purpose, prompts)
     return publish_stage(config, spec, manifests, "rollouts", key=key, round_number=round_number)
 
 
 def sample_prompts(
-    config: RunConfig, round_number: int, purpose: str, key: str, prompts: pa.Table
+    config: RunConfig,
+    warehouse: Warehouse,
+    key: str,
+    round_number: int,
+    purpose: str,
+    prompts: pa.Table,
 ) -> tuple[StageSpec, list[Manifest]]:
-    """Samples these prompts into the staging folder of the work `key`; nothing is published."""
+    """Samples these prompts into a staging folder for the commit `key`; nothing is published."""
     # Training data comes from the promoted policy, hold-out numbers from the one to be judged.
     choose = policy_of_round if purpose == "train" else candidate_policy
-    policy = choose(config, round_number)
+    policy = choose(config, warehouse, round_number)
     samples = config.rollouts.samples if purpose == "train" else config.rollouts.holdout_samples
     settings = SamplerSettings(
         engine=choose_engine(config.rollouts.engine, policy.folder),
@@ -63,7 +67,7 @@ def sample_prompts(
         rollouts=config.rollouts,
     )
     identity = sha256_of([key, _identity(settings), prompts["prompt_id"].to_pylist()])
-    name = f"round={round_number}/{_key(purpose)}"
+    name = rollouts_key(round_number, purpose)
     spec = StageSpec(
         name=name,
         folder=staging_folder(config.warehouse, name, identity),
@@ -75,15 +79,12 @@ def sample_prompts(
     return spec, run_stage(spec, shards, functools.partial(RolloutWorker, settings))
 
 
-def _key(purpose: str) -> str:
-    return "train-rollouts" if purpose == "train" else "eval-rollouts"
-
-
-def plan_prompts(config: RunConfig, round_number: int, purpose: str) -> pa.Table:
+def plan_prompts(
+    config: RunConfig, warehouse: Warehouse, round_number: int, purpose: str
+) -> pa.Table:
     """The prompts of this round, sorted by id: prompt_id, purpose, messages."""
-    prompts = read_table(
-        config.warehouse, "prompts", columns=["prompt_id", "purpose", "messages"]
-    ).filter(pa.compute.equal(pa.compute.field("purpose"), purpose))
+    prompts = warehouse.read_table("prompts", columns=["prompt_id", "purpose", "messages"])
+    prompts = prompts.filter(pa.compute.field("purpose") == purpose)
     ids = prompts["prompt_id"].to_pylist()
     if not ids:
         raise ConfigError(
@@ -92,20 +93,18 @@ def plan_prompts(config: RunConfig, round_number: int, purpose: str) -> pa.Table
     if purpose == "train":
         chosen = set(prompts_of_round(ids, round_number, config.rollouts.prompts, config.seed))
     else:
-        chosen = _holdout_prompts(config, ids)
+        chosen = _holdout_prompts(config, warehouse, ids)
     keep = pa.array([i in chosen for i in ids])
     return prompts.filter(keep).sort_by("prompt_id")
 
 
-def _holdout_prompts(config: RunConfig, ids: list[str]) -> set[str]:
+def _holdout_prompts(config: RunConfig, warehouse: Warehouse, ids: list[str]) -> set[str]:
     """The same every round: what round 0 was evaluated on, once it was."""
-    key = "round=0/eval-rollouts"
-    if Ledger(open_store(config.warehouse)).find(key):
-        first = read_table(
-            config.warehouse, "rollouts", rounds=[0], columns=["prompt_id"], keys=[key]
-        )
+    key = rollouts_key(0, "holdout")
+    if warehouse.is_published(key):
+        first = warehouse.read_table("rollouts", rounds=[0], columns=["prompt_id"], keys=[key])
         return set(first["prompt_id"].to_pylist())
-    ordered = sorted(ids, key=lambda i: hashlib.sha256(f"{config.seed}/{i}".encode()).digest())
+    ordered = sorted(ids, key=lambda i: text_sha256(f"{config.seed}/{i}"))
     return set(ordered[: config.rollouts.holdout_prompts])
 
 

@@ -21,8 +21,7 @@ from training.ppo.dataset import trainable_rows
 from training.ppo.processes import train_in_processes
 from training.ppo.trainer import train_ppo
 from warehouse.files import sha256_of
-from warehouse.ledger.ledger import Ledger
-from warehouse.store import open_store
+from warehouse.handle import Warehouse
 
 _SHOWN = ("epochs", "reward_mean", "clip_fraction", "explained_variance", "parity_mean_abs")
 _WATCHED = ("loss_policy", "k3", "clip_fraction")
@@ -32,15 +31,14 @@ def _tell(heartbeat: Heartbeat, done: int, total: int, fields: dict[str, float])
     heartbeat.update(done, total, **{k: v for k, v in fields.items() if k in _WATCHED})
 
 
-def train(config: RunConfig, round_number: int) -> StageReport:
-    """Trains policy r + 1 on round r and publishes `round=r/training`."""
-    name = f"round={round_number}/training"
+def train(config: RunConfig, warehouse: Warehouse, key: str, round_number: int) -> StageReport:
+    """Trains policy r + 1 on round r and publishes it."""
     started = time.monotonic()
-    policy, reference = policy_of_round(config, round_number), base_policy(config)
-    recipe = recipe_of(config)
-    coefficient = kl_coefficient(config, round_number)
+    policy, reference = policy_of_round(config, warehouse, round_number), base_policy(config)
+    recipe = recipe_of(config, warehouse)
+    coefficient = kl_coefficient(config, warehouse, round_number)
     # Every table at one version, which the commit names: a policy leads back to these files.
-    version = Ledger(open_store(config.warehouse, read_only=True)).head()
+    version = warehouse.ledger.head()
     rows = trainable_rows(
         config.warehouse,
         round_number,
@@ -52,9 +50,9 @@ def train(config: RunConfig, round_number: int) -> StageReport:
     )
     adapter = config.policy.adapter.model_dump(mode="json") if config.policy.adapter else None
     identity = sha256_of(
-        [name, recipe, policy.revision, config.training.model_dump(mode="json"), adapter]
+        [key, recipe, policy.revision, config.training.model_dump(mode="json"), adapter]
     )
-    folder = staging_folder(config.warehouse, name, identity)
+    folder = staging_folder(config.warehouse, key, identity)
     folder.mkdir(parents=True, exist_ok=True)
     steps = config.training.epochs * math.ceil(
         len(rows.rollout_ids) / config.training.minibatch_size
@@ -81,7 +79,7 @@ def train(config: RunConfig, round_number: int) -> StageReport:
     work_seconds = time.monotonic() - loaded
     home = keep_model(config.warehouse, POLICIES, outcome.policy_dir, outcome.policy_revision)
     report = StageReport(
-        name,
+        key,
         made=len(rows.rollout_ids),
         unit="rollouts",
         tokens=int(outcome.summary["tokens"] * outcome.summary["epochs"]),
@@ -91,7 +89,7 @@ def train(config: RunConfig, round_number: int) -> StageReport:
     )
     publish_once(
         config,
-        name,
+        key,
         {
             "train_use": outcome.train_use,
             "training_metrics": outcome.training_metrics,

@@ -14,7 +14,8 @@ import tempfile
 import time
 
 from pipeline.configs.loading import load_config
-from pipeline.night import StageTiming, run_rounds, time_by_kind
+from pipeline.night import run_rounds
+from pipeline.runtime.timings import StageTiming, time_by_kind
 from tests.benchmarks.figures import build_starters_once, print_figure
 
 WORK = ("sampling", "labelling", "training")

@@ -29,6 +29,7 @@ from pipeline.stages.rollout_worker import (
 from pipeline.stages.rollouts import plan_prompts
 from tests.benchmarks.figures import build_starters_once, print_ratio, seconds_in_turn
 from training.starters.starters import starter_path
+from warehouse.handle import Warehouse
 
 PROMPTS, REPEATS = 1024, 3
 WARM_UP_PROMPTS = 64
@@ -53,7 +54,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as here:
         config = load_config("demo", [f"warehouse={here}/warehouse", f"rollouts.prompts={PROMPTS}"])
         ingest(config.warehouse, config.prompts, config.policy.starter_seed)
-        prompts = plan_prompts(config, 0, "train")
+        prompts = plan_prompts(config, Warehouse.open(config.warehouse), 0, "train")
         settings = _settings(config)
         requests = _requests(prompts, settings)
         ways = {

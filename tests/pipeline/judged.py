@@ -16,11 +16,14 @@ from labeling.engines.config import OpenAIEngineConfig
 from pipeline import night
 from pipeline.config import RunConfig
 from pipeline.configs.loading import load_config
-from pipeline.stages import labels
+from pipeline.runtime.publishing import StageReport
+from pipeline.stages import entry as stages
 from tests.labeling.chat_server import ChatServer, serving
 from tests.labeling.scripted_chat import verdict
 from tests.warehouse.builder import Row, prompt, publish_rows, rollout
 from warehouse.catalog.catalog import connect
+from warehouse.handle import Warehouse
+from warehouse.keys import labelling_name, rollouts_key
 
 _ANSWER = re.compile(r"Answer (\d+-[a-z]+(\d+)-\d+)\.")
 
@@ -86,18 +89,29 @@ def store_rollouts(root: Path, number: int, purpose: str, prompts: int = 10) -> 
     kind = purpose[0]
     rows = [rollout(number, f"{kind}{i}", purpose=purpose) for i in range(prompts)]
     asked = [prompt(f"{kind}{i}", purpose=purpose) for i in range(prompts)]
-    key = labels.rollouts_key(number, purpose)
+    key = rollouts_key(number, purpose)
     publish_rows(root, key, number, rollouts=rows, prompts=asked)
     return rows
 
 
-def here(monkeypatch: pytest.MonkeyPatch, *modules: Any) -> None:
-    """Stages run in this process and without set-up: what they do is what is tested."""
+def here(monkeypatch: pytest.MonkeyPatch, *, prepared: bool) -> None:
+    """Stages run in this process, `prepared` without set-up: what they do is what is tested."""
     monkeypatch.setattr(
         night, "run_in_process", lambda target, arguments, **_: (target(*arguments), 0.0)
     )
-    for module in modules:
-        monkeypatch.setattr(module, "prepare", lambda config, say: night.Run(config, say))
+    if prepared:
+        monkeypatch.setattr(night.Run, "prepare", lambda run: None)
+
+
+def opened(settings: RunConfig) -> Warehouse:
+    """The warehouse of a configuration, as a stage's process opens it."""
+    return Warehouse.open(settings.warehouse)
+
+
+def label(settings: RunConfig, number: int, purpose: str, name: str) -> StageReport:
+    """The labelling stage, in this process."""
+    stage = labelling_name(number, purpose, name)
+    return stages.label(settings, stage, number, purpose, name)
 
 
 def sql(root: Path, query: str, as_of: int | None = None) -> list[dict[str, Any]]:

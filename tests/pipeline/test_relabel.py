@@ -12,16 +12,25 @@ from pipeline import relabel
 from pipeline.cli import app
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
-from pipeline.stages import entry as stages
 from pipeline.stages import gate, labels, rewards
-from tests.pipeline.judged import Judges, config, here, judges, sql, store_rollouts
+from tests.pipeline.judged import (
+    Judges,
+    config,
+    here,
+    judges,
+    label,
+    opened,
+    sql,
+    store_rollouts,
+)
+from warehouse.keys import rewards_key
 from warehouse.ledger.ledger import Ledger
 from warehouse.store import open_store
 
 
 @pytest.fixture
 def judging(monkeypatch: pytest.MonkeyPatch):
-    here(monkeypatch, relabel)
+    here(monkeypatch, prepared=True)
     with judges() as made:
         yield made
 
@@ -32,7 +41,7 @@ def night(root: Path, judging: Judges, number: int = 0, model: str = "m-1") -> R
     for purpose in ("train", "holdout"):
         store_rollouts(root, number, purpose)
         for name in ("api", "metric"):
-            stages.label(settings, number, purpose, name)
+            label(settings, number, purpose, name)
     judging.asked.clear()
     return settings
 
@@ -116,13 +125,13 @@ def test_labels_that_failed_have_no_part_in_the_comparison(tmp_path: Path, judgi
 def test_a_refused_round_is_rewarded_by_the_new_labels(tmp_path: Path, judging: Judges):
     judging.failing = {f"0-t{i}-0": "429" for i in range(10)}
     old = night(tmp_path, judging)
-    assert not gate.gate(old, 0).is_accepted
+    assert not gate.gate(old, opened(old), 0).is_accepted
     judging.failing = {}
     new = config(tmp_path, judging, model="m-2")
     again(new, 0)
-    assert gate.gate(new, 0).is_accepted
-    assert not gate.gate(old, 0).is_accepted
-    rewards.reward(new, 0)
+    assert gate.gate(new, opened(new), 0).is_accepted
+    assert not gate.gate(old, opened(old), 0).is_accepted
+    rewards.reward(new, opened(new), rewards_key(0), 0)
     used = "select distinct revision from labels where label_id in " \
            "(select unnest(label_ids) from rewards)"  # fmt: skip
     revision = labels.revision_of(new, new.labeler("api"))
@@ -131,12 +140,12 @@ def test_a_refused_round_is_rewarded_by_the_new_labels(tmp_path: Path, judging: 
 
 def test_a_rewarded_round_keeps_its_rewards(tmp_path: Path, judging: Judges):
     old = night(tmp_path, judging)
-    rewards.reward(old, 0)
+    rewards.reward(old, opened(old), rewards_key(0), 0)
     before = sql(tmp_path, "from rewards order by rollout_id")
     new = config(tmp_path, judging, model="m-2")
     judging.grade = lambda number: 9 - number % 9
     again(new, 0)
-    rewards.reward(new, 0)
+    rewards.reward(new, opened(new), rewards_key(0), 0)
     assert sql(tmp_path, "from rewards order by rollout_id") == before
     assert {len(row["label_ids"]) for row in before} == {1}
     current = "select distinct revision from current_labels where labeler = 'api'"
@@ -150,7 +159,7 @@ def test_labels_are_paid_for_once_also_where_their_rows_are_gone(tmp_path: Path,
     store_rollouts(other, 0, "train")
     (other / "_cache").mkdir()
     (tmp_path / "_cache" / "answers.sqlite").rename(other / "_cache" / "answers.sqlite")
-    stages.label(config(other, judging), 0, "train", "api")
+    label(config(other, judging), 0, "train", "api")
     assert judging.asked == []
     rows = sql(other, "select distinct is_cached, cost_usd, status from labels")
     assert rows == [{"is_cached": True, "cost_usd": 0.0, "status": "ok"}]

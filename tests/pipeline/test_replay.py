@@ -17,10 +17,20 @@ from pipeline.errors import ConfigError
 from pipeline.stages import entry as stages
 from pipeline.stages import gate, labels, rewards
 from pipeline.stages.dead_rows import RETRIED, failed_labels, with_new_attempts
-from tests.pipeline.judged import Judges, config, here, judges, sql, store_rollouts
+from tests.pipeline import judged
+from tests.pipeline.judged import (
+    Judges,
+    config,
+    here,
+    judges,
+    opened,
+    sql,
+    store_rollouts,
+)
 from tests.warehouse.builder import NOON, label, prompt, publish_rows, rollout
 from training.starters.starters import starter_path
 from warehouse.catalog.catalog import load_checks
+from warehouse.keys import labels_key, rollouts_key
 from warehouse.ledger.ledger import Ledger
 from warehouse.publish import publish
 from warehouse.schemas import table_from_rows
@@ -29,7 +39,7 @@ from warehouse.store import open_store
 
 @pytest.fixture
 def judging(monkeypatch: pytest.MonkeyPatch):
-    here(monkeypatch, replay)
+    here(monkeypatch, prepared=True)
     with judges() as made:
         yield made
 
@@ -39,7 +49,7 @@ def labelled(root: Path, judging: Judges, *sets: str, prompts: int = 10):
     settings = config(root, judging, *sets)
     store_rollouts(root, 0, "train", prompts)
     for name in ("api", "metric"):
-        stages.label(settings, 0, "train", name)
+        judged.label(settings, 0, "train", name)
     judging.asked.clear()
     return settings
 
@@ -58,7 +68,7 @@ def test_failed_labels_are_mended_and_the_others_are_not_asked(tmp_path: Path, j
     judging.failing = {"0-t3-0": "429", "0-t4-0": "500"}
     settings = labelled(tmp_path, judging)
     before = head(tmp_path)
-    assert not gate.gate(settings, 0).is_accepted
+    assert not gate.gate(settings, opened(settings), 0).is_accepted
     judging.failing = {}
     code, said = again(settings)
     assert code == 0
@@ -89,9 +99,9 @@ def test_every_reader_finds_the_round_whole_and_as_of_the_state_before(
     untouched = sql(tmp_path, "from labels where status = 'ok' order by label_id")
     judging.failing = {}
     again(settings)
-    assert gate.gate(settings, 0).is_accepted
-    assert rewards.round_labels(settings, 0, "train").num_rows == 20
-    assert stages.label(settings, 0, "train", "api").made == 0  # and is not begun anew
+    assert gate.gate(settings, opened(settings), 0).is_accepted
+    assert rewards.round_labels(settings, opened(settings), 0, "train").num_rows == 20
+    assert judged.label(settings, 0, "train", "api").made == 0  # and is not begun anew
     coverage = "select labeler, status, rows from label_coverage order by all"
     assert [tuple(row.values()) for row in sql(tmp_path, coverage)] == [
         ("api", "ok", 10), ("metric", "ok", 10),
@@ -121,9 +131,7 @@ def test_what_fails_again_keeps_its_attempts_and_the_code_is_3(tmp_path: Path, j
     ]  # fmt: skip
     assert [row["supersedes"] for row in rows] == [None, *[row["label_id"] for row in rows[:-1]]]
     keys = [commit.key for commit in Ledger(open_store(tmp_path)).commits()]
-    api = labels.labels_key(
-        0, "train", "api", labels.revision_of(settings, settings.labeler("api"))
-    )
+    api = labels_key(0, "train", "api", labels.revision_of(settings, settings.labeler("api")))
     assert [key for key in keys if key.startswith(api)] == [
         api, *(f"{api}/replay-{number}" for number in (1, 2, 3)),
     ]  # fmt: skip
@@ -192,13 +200,13 @@ def test_rollouts_that_came_later_are_labelled_beside_the_others(tmp_path: Path,
     late = rollout(0, "t10", purpose="train")
     tables = {"rollouts": table_from_rows("rollouts", [late])}
     tables["prompts"] = table_from_rows("prompts", [prompt("t10", purpose="train")])
-    key = labels.rollouts_key(0, "train")
+    key = rollouts_key(0, "train")
     publish(tmp_path, f"{key}/replay-1", tables, round=0, meta={"amends": key})
     code, said = again(settings)
     assert code == 0
     assert "labels by api: 1 of 11 to try again (unlabelled 1)" in "\n".join(said)
     assert judging.asked == ["0-t10-0"] * 2
-    assert rewards.round_labels(settings, 0, "train").num_rows == 22
+    assert rewards.round_labels(settings, opened(settings), 0, "train").num_rows == 22
 
 
 def test_the_command_shows_what_failed(tmp_path: Path, judging: Judges):
@@ -236,9 +244,9 @@ def test_a_refused_prompt_is_sampled_once_it_fits_and_labelled_then(
         config(tmp_path, judging, f"policy.model={policy}", f"{sampling}max_model_len: {length}}}")
         for length in (40, 200)
     )
-    stages.generate(narrow, 0, "train")
+    stages.generate(narrow, rollouts_key(0, "train"), 0, "train")
     for name in ("api", "metric"):
-        stages.label(narrow, 0, "train", name)
+        judged.label(narrow, 0, "train", name)
     before = sql(tmp_path, "from rollouts order by rollout_id")
     assert len(before) == 2
     code, said = again(wide)
@@ -249,7 +257,7 @@ def test_a_refused_prompt_is_sampled_once_it_fits_and_labelled_then(
     assert rollouts[:2] == before
     letters = sql(tmp_path, "select row_id, attempt from dead_letters order by all")
     assert [(row["row_id"], row["attempt"]) for row in letters] == [("p1", 1), ("p2", 1), ("p2", 2)]
-    assert rewards.round_labels(wide, 0, "train").num_rows == 8
+    assert rewards.round_labels(wide, opened(wide), 0, "train").num_rows == 8
     for check in load_checks().values():
         assert sql(tmp_path, check) == []
 

@@ -23,10 +23,11 @@ from warehouse.catalog.ledger_views import GRAINS, create_ledger_views
 from warehouse.catalog.table_views import create_table_view, quote
 from warehouse.errors import WarehouseError
 from warehouse.ledger.commits import LiveFile
-from warehouse.ledger.ledger import Ledger
+from warehouse.ledger.ledger import Ledger, Snapshot
 from warehouse.ledger.reading import read_table
 from warehouse.schemas import TABLES
 from warehouse.store import open_store
+from warehouse.store.base import Store
 
 __all__ = [
     "connect",
@@ -36,6 +37,7 @@ __all__ = [
     "lock_down",
     "mentions",
     "open_connection",
+    "open_views",
     "query_names",
     "read_table",
     "view_columns",
@@ -58,7 +60,17 @@ def connect(
     Raises StoreError when there is no such folder, WarehouseError for an unknown version.
     """
     store = open_store(root, read_only=True)
-    version = Ledger(store).snapshot(as_of)
+    return open_views(store, Ledger(store).snapshot(as_of), rounds, only=only)
+
+
+def open_views(
+    store: Store,
+    version: Snapshot,
+    rounds: Sequence[int | None] | None = None,
+    *,
+    only: Callable[[LiveFile], bool] | None = None,
+) -> duckdb.DuckDBPyConnection:
+    """The same for who has opened the warehouse already."""
     by_table: dict[str, list[LiveFile]] = {name: [] for name in TABLES}
     for file in version.files:
         is_wanted = rounds is None or file.round in rounds or not TABLES[file.table].by_round

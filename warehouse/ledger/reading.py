@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,23 +25,35 @@ from warehouse.store import open_store
 from warehouse.store.base import Store
 
 
-def read_table(
-    root: str | Path,
-    table: str,
-    *,
-    rounds: Sequence[int] | None = None,
-    columns: Sequence[str] | None = None,
-    as_of: int | None = None,
-    keys: Sequence[str] | None = None,
-    verified: bool = False,
-) -> pa.Table:
+class Wanted(TypedDict, total=False):
+    """Which rows of a table. `keys`: the work of these ledger keys alone (Ledger.files_of).
+
+    `verified`: every file is read whole, once, and its sha256 held against the ledger's before
+    anything is decoded.
+    """
+
+    rounds: Sequence[int] | None
+    columns: Sequence[str] | None
+    as_of: int | None
+    keys: Sequence[str] | None
+    verified: bool
+
+
+def read_table(root: str | Path, table: str, **wanted: Unpack[Wanted]) -> pa.Table:
     """The live rows of `table` with page checksums verified, columns in schema order.
 
-    `keys` restricts to the work of these ledger keys (Ledger.files_of). `verified`: every file is
-    read whole, once, and its sha256 held against the ledger's before anything is decoded. Raises
-    CorruptFile naming a damaged or missing file, WarehouseError for an unknown table, column or
-    key.
+    Raises CorruptFile naming a damaged or missing file, WarehouseError for an unknown table, column
+    or key.
     """
+    store = open_store(root, read_only=True)
+    return read_live(store, Ledger(store), table, **wanted)
+
+
+def read_live(store: Store, ledger: Ledger, table: str, **wanted: Unpack[Wanted]) -> pa.Table:
+    """The same for who has opened the warehouse already."""
+    columns, keys = wanted.get("columns"), wanted.get("keys")
+    which = (wanted.get("as_of"), table, wanted.get("rounds"))
+    is_verified = wanted.get("verified", False)
     if table not in TABLES:
         raise WarehouseError(f"no table {table}; there are: {', '.join(TABLES)}")
     schema = TABLES[table].schema
@@ -49,15 +62,10 @@ def read_table(
         raise WarehouseError(f"table {table} has no columns {unknown}")
     if columns is not None:
         schema = pa.schema([field for field in schema if field.name in columns])
-    store = open_store(root, read_only=True)
-    ledger = Ledger(store)
     while True:
-        if keys is None:
-            files = ledger.files(as_of, table, rounds)
-        else:
-            files = ledger.files_of(keys, as_of, table, rounds)
+        files = ledger.files(*which) if keys is None else ledger.files_of(keys, *which)
         try:
-            parts = [_read_file(store, file, schema, verified) for file in files]
+            parts = [_read_file(store, file, schema, is_verified) for file in files]
             return pa.concat_tables([schema.empty_table(), *parts])
         except MissingFile as error:
             if not ledger.is_dead(error.path):  # or else a forget has written it anew meanwhile

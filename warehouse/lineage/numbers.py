@@ -6,6 +6,7 @@ own. Not here: the numbers themselves (the marts, pipeline).
 
 from __future__ import annotations
 
+from warehouse.keys import evaluation_key
 from warehouse.ledger.commits import Commit
 from warehouse.lineage.trace import (
     LABELERS,
@@ -77,7 +78,7 @@ def _number(lineage: Lineage, round: int, metric: str, labeler: str | None) -> R
 
 def _evaluation(lineage: Lineage, round: int) -> Commit | None:
     """The commit that measured the round, also where its file was rewritten since."""
-    key = f"round={round}/evaluation"
+    key = evaluation_key(round)
     return next((commit for commit in lineage.commits if commit.key == key), None)
 
 

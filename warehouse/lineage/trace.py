@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from warehouse.catalog.catalog import connect
 from warehouse.errors import WarehouseError
+from warehouse.keys import is_of_round
 from warehouse.ledger.commits import Commit, LiveFile, origins
 from warehouse.ledger.ledger import Ledger
 from warehouse.store import open_store
@@ -135,7 +136,7 @@ def commit_row(commit: Commit) -> Row:
 
 def trace_round(lineage: Lineage, round: int) -> Trace:
     """A round as a whole: its row, policies, configuration, commits, labelers and files."""
-    commits = [c for c in lineage.commits if c.key.startswith(f"round={round}/")]
+    commits = [c for c in lineage.commits if is_of_round(c.key, round)]
     rows = lineage.ask("select * exclude (config) from rounds where round = $round", round=round)
     if not commits and not rows:
         known = lineage.ask(

@@ -17,6 +17,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from warehouse.errors import Conflict, CorruptFile, MissingFile, WarehouseError
+from warehouse.keys import maintenance_key
 from warehouse.ledger.commits import LiveFile, origins
 from warehouse.ledger.data_files import MAX_BYTES, put_like
 from warehouse.ledger.evidence import read_rows
@@ -105,7 +106,7 @@ def _join(store: Store, ledger: Ledger, key: str, groups: Sequence[Sequence[Live
             if not read_rows(store, added[-1]).equals(rows):
                 raise CorruptFile(f"{store.root}/{added[-1].path}: is not what was written")
         return ledger.append(
-            f"compact/{number}",
+            maintenance_key(_OPERATION, number),
             added,
             [file.path for files in groups for file in files],
             operation=_OPERATION,

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from warehouse.errors import AlreadyPublished, Conflict, MissingFile, WarehouseError
+from warehouse.keys import maintenance_key
 from warehouse.ledger.commits import FORGET, Commit, dead_paths
 from warehouse.ledger.ledger import Ledger
 from warehouse.ledger.reading import read_table
@@ -118,7 +119,7 @@ def _commit(
     hashes = {*map(id_hash, traces.prompt_ids), *map(text_hash, traces.messages)}
     number = sum(commit.operation == FORGET for commit in ledger.commits())
     return ledger.append(
-        f"forget/{number}",
+        maintenance_key(FORGET, number),
         [],
         operation=FORGET,
         replace={path: search.rewritten(path) for path in search.found},

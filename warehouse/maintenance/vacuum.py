@@ -18,6 +18,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from warehouse.errors import AlreadyPublished, Conflict, MissingObject, WarehouseError
+from warehouse.keys import maintenance_key
 from warehouse.ledger.commits import (
     OLDEST,
     VACUUM,
@@ -156,7 +157,7 @@ def _record(ledger: Ledger, found: Vacuum) -> int:
         "files": str(len(found.expired)),
         "bytes": str(sum(entry.bytes for entry in found.expired)),
     }
-    key = f"vacuum/{number}"
+    key = maintenance_key(VACUUM, number)
     try:
         return ledger.append(key, [], operation=VACUUM, meta=meta).version
     except AlreadyPublished:

@@ -10,9 +10,8 @@ import pytest
 
 from labeling.gate.sentinels import load_sentinels
 from pipeline.runtime.shards import answers_file, staging_folder
-from pipeline.stages import labels
 from pipeline.suites.label_file import label_texts
-from tests.pipeline.judged import config, judges, sql, store_rollouts
+from tests.pipeline.judged import config, judges, label, sql, store_rollouts
 
 
 def test_answers_lie_in_the_warehouse_or_in_the_users_cache(
@@ -37,7 +36,7 @@ def test_a_night_s_sentinels_are_asked_anew_though_their_texts_are_the_same(
         settings = config(tmp_path / "warehouse", judging, "gate.sentinels=default")
         for number in (0, 1):
             store_rollouts(tmp_path / "warehouse", number, "train", prompts=3)
-            labels.label(settings, number, "train", "api")
+            label(settings, number, "train", "api")
     sentinels = sql(tmp_path / "warehouse", "from sentinels")
     assert len(sentinels) == 2 * len(known)
     assert judging.asked.count("sampled") == 2 * len(known)

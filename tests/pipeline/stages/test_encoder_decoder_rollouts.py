@@ -89,4 +89,4 @@ def test_vllm_is_refused_before_anything_is_sampled(model, tmp_path):
     config = load_config("demo", [f"warehouse={tmp_path / 'w'}", f"policy.model={model}",
                                   "policy.starter_budget=tiny"])  # fmt: skip
     with pytest.raises(ConfigError, match=words):
-        stages.prepare(config)
+        stages.prepare(config, "prepare")

@@ -10,8 +10,9 @@ import pytest
 
 from pipeline.configs.loading import load_config
 from pipeline.holdout.measures import distinct_2, kl_to_reference, text_numbers
-from pipeline.night import StageTiming, time_by_kind
+from pipeline.runtime.timings import StageTiming, time_by_kind
 from pipeline.stages.evaluation import replaced_in
+from tests.pipeline.judged import opened
 from tests.warehouse.builder import publish_rows, round_row
 from warehouse.schemas import table_from_rows
 
@@ -81,7 +82,7 @@ def test_the_round_that_measured_the_policy_to_be_replaced(
     evaluations = [row | {"round": n, "policy_revision": p} for n, p in enumerate(measured)]
     publish_rows(tmp_path, "all", rounds=rounds, evaluations=evaluations)
     config = load_config("demo", [f"warehouse={tmp_path}"])
-    assert replaced_in(config, number, candidate) == found
+    assert replaced_in(opened(config), number, candidate) == found
 
 
 def test_time_is_split_into_work_loading_and_the_rest():

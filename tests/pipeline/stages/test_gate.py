@@ -18,9 +18,11 @@ from pipeline.stages import rewards
 from pipeline.stages.decisions import ACCEPT, REJECT, decide, last_decision
 from pipeline.stages.gate import gate, is_reopened
 from pipeline.stages.rounds import awaits_training, round_row
+from tests.pipeline.judged import opened
 from tests.warehouse.builder import Row, label, prompt, publish_rows, rollout
 from tests.warehouse.builder import round_row as a_round
 from warehouse.catalog.catalog import connect
+from warehouse.handle import Warehouse
 from warehouse.keys import acceptance_key
 from warehouse.ledger.ledger import Ledger
 from warehouse.ledger.reading import read_table
@@ -76,7 +78,7 @@ def labeled_night(root: Path, number: int = 0, count: int = 40, **broken: object
 def refused_night(root: Path, settings: RunConfig) -> str:
     """A night that the gate refused; returns the key of its verdict."""
     labeled_night(root, canary=0.9)
-    judged = gate(settings, 0)
+    judged = gate(settings, opened(settings), 0)
     key = acceptance_key(0, judged.label_set_sha256)
     row = a_round(
         0, status="refused", reason=judged.reason, policy_revision_in="policy-0",
@@ -88,7 +90,7 @@ def refused_night(root: Path, settings: RunConfig) -> str:
 
 def test_a_healthy_night_is_accepted(tmp_path: Path) -> None:
     labeled_night(tmp_path)
-    judged = gate(config(tmp_path), 0)
+    judged = gate(config(tmp_path), Warehouse.open(tmp_path), 0)
     assert (judged.is_accepted, judged.reason) == (True, "")
     assert {f.labeler for f in judged.findings} == set(LABELERS)
     assert any(f.check == "best canary" for f in judged.findings)
@@ -108,31 +110,33 @@ def test_a_night_is_refused_for_what_its_judge_did(
     tmp_path: Path, broken: dict, message: str
 ) -> None:
     labeled_night(tmp_path, **broken)
-    judged = gate(config(tmp_path), 0)
+    judged = gate(config(tmp_path), Warehouse.open(tmp_path), 0)
     assert not judged.is_accepted
     assert message in judged.reason
     relaxed = config(tmp_path, "labelers.helpful-judge.required=false")
-    assert gate(relaxed, 0).is_accepted, "only a required labeler refuses a night"
-    assert any(not f.is_passed for f in gate(relaxed, 0).findings)
+    assert gate(relaxed, opened(relaxed), 0).is_accepted, "only a required labeler refuses a night"
+    assert any(not f.is_passed for f in gate(relaxed, opened(relaxed), 0).findings)
 
 
 def test_a_judge_is_held_against_its_last_accepted_night(tmp_path: Path) -> None:
     labeled_night(tmp_path, 0)
     publish_rows(tmp_path, "round=0/rewards", 0)
     labeled_night(tmp_path, 1, score=lambda gold: 0.7 * gold + 0.2 * (1 - gold))
-    judged = gate(config(tmp_path), 1)
+    judged = gate(config(tmp_path), Warehouse.open(tmp_path), 1)
     # Yes and no are as they were, the scores are not: -.3 and +.2 have a mean of -.05.
     assert judged.is_accepted
     strict = config(tmp_path, "gate.max_sentinel_shift=0.1")
-    assert "helpful-judge: sentinel shift in standard errors" in gate(strict, 1).reason
+    assert (
+        "helpful-judge: sentinel shift in standard errors" in gate(strict, opened(strict), 1).reason
+    )
     worse = config(tmp_path, "gate.min_sentinel_kappa=-1")
     labeled_night(tmp_path, 2, score=lambda gold: 0.4)
-    assert "drop of the sentinel kappa 1, wanted <= 0.1" in gate(worse, 2).reason
+    assert "drop of the sentinel kappa 1, wanted <= 0.1" in gate(worse, opened(worse), 2).reason
 
 
 def test_without_sentinels_only_the_labels_are_looked_at(tmp_path: Path) -> None:
     labeled_night(tmp_path, canary=0.9)
-    judged = gate(config(tmp_path, "gate.sentinels=none"), 0)
+    judged = gate(config(tmp_path, "gate.sentinels=none"), Warehouse.open(tmp_path), 0)
     assert judged.is_accepted
     assert "best canary" not in {f.check for f in judged.findings}
 
@@ -140,23 +144,25 @@ def test_without_sentinels_only_the_labels_are_looked_at(tmp_path: Path) -> None
 def test_a_set_that_is_not_there_is_an_error_of_the_key(tmp_path: Path) -> None:
     labeled_night(tmp_path)
     with pytest.raises(ConfigError, match=r"gate\.sentinels: sentinels mine: neither a file"):
-        gate(config(tmp_path, "gate.sentinels=mine"), 0)
+        gate(config(tmp_path, "gate.sentinels=mine"), Warehouse.open(tmp_path), 0)
 
 
 def test_a_refused_night_stays_refused_until_somebody_decides(tmp_path: Path) -> None:
     settings = config(tmp_path)
     key = refused_night(tmp_path, settings)
-    assert next_round(settings) == 1
-    said = decide(str(tmp_path), 0, ACCEPT, " anna ", WHY)
+    assert next_round(settings, opened(settings)) == 1
+    said = decide(Warehouse.open(tmp_path), 0, ACCEPT, " anna ", WHY)
     assert said.startswith("round 0 is accepted, by anna: the next `roundhouse run`")
-    row = round_row(str(tmp_path), 0)
+    row = round_row(Warehouse.open(tmp_path), 0)
     assert row is not None
     assert (row["status"], row["decided_by"], row["decided_why"]) == ("accepted", "anna", WHY)
     assert row["decided_at"] is not None
     assert "best canary" in row["reason"], "what the gate said is still there"
     assert read_table(tmp_path, "rounds").num_rows == 1
-    assert next_round(settings) == 0, "the next run trains it before a new night begins"
-    judged = gate(settings, 0)
+    assert next_round(settings, opened(settings)) == 0, (
+        "the next run trains it before a new night begins"
+    )
+    judged = gate(settings, opened(settings), 0)
     assert (judged.is_accepted, judged.reason) == (True, f"anna: {WHY}")
     commit = Ledger(open_store(tmp_path)).commits()[-1]
     assert commit.key == f"{key}/accept-0"
@@ -168,54 +174,56 @@ def test_a_refused_night_stays_refused_until_somebody_decides(tmp_path: Path) ->
 def test_a_verdict_is_about_these_labels_only(tmp_path: Path) -> None:
     settings = config(tmp_path)
     refused_night(tmp_path, settings)
-    decide(str(tmp_path), 0, ACCEPT, "anna", WHY)
-    assert last_decision(str(tmp_path), 0, "another set of labels") is None
+    decide(Warehouse.open(tmp_path), 0, ACCEPT, "anna", WHY)
+    assert last_decision(Warehouse.open(tmp_path), 0, "another set of labels") is None
 
 
 def test_the_last_verdict_counts(tmp_path: Path) -> None:
     settings = config(tmp_path)
     refused_night(tmp_path, settings)
-    decide(str(tmp_path), 0, ACCEPT, "anna", WHY)
-    said = decide(str(tmp_path), 0, REJECT, "ben", "two of them were wrong")
+    decide(Warehouse.open(tmp_path), 0, ACCEPT, "anna", WHY)
+    said = decide(Warehouse.open(tmp_path), 0, REJECT, "ben", "two of them were wrong")
     assert said == "round 0 is rejected, by ben: neither training nor export uses it"
-    assert not gate(settings, 0).is_accepted
-    assert next_round(settings) == 1
+    assert not gate(settings, opened(settings), 0).is_accepted
+    assert next_round(settings, opened(settings)) == 1
     with pytest.raises(ConfigError, match="round 0 is rejected already, by ben"):
-        decide(str(tmp_path), 0, REJECT, "ben", "again")
-    decide(str(tmp_path), 0, ACCEPT, "anna", "they were right after all")
-    assert gate(settings, 0).is_accepted
+        decide(Warehouse.open(tmp_path), 0, REJECT, "ben", "again")
+    decide(Warehouse.open(tmp_path), 0, ACCEPT, "anna", "they were right after all")
+    assert gate(settings, opened(settings), 0).is_accepted
 
 
 def test_an_accepted_night_waits_only_while_it_is_the_newest(tmp_path: Path) -> None:
     settings = config(tmp_path)
     refused_night(tmp_path, settings)
     publish_rows(tmp_path, "round=1/evaluation")
-    said = decide(str(tmp_path), 0, ACCEPT, "anna", WHY)
+    said = decide(Warehouse.open(tmp_path), 0, ACCEPT, "anna", WHY)
     assert "a later night has begun" in said
-    assert not awaits_training(str(tmp_path), 0)
-    assert next_round(settings) == 1
+    assert not awaits_training(Warehouse.open(tmp_path), 0)
+    assert next_round(settings, opened(settings)) == 1
 
 
 def test_other_labels_open_a_refused_night_again(tmp_path: Path, monkeypatch) -> None:
     settings = config(tmp_path)
     refused_night(tmp_path, settings)
-    assert not is_reopened(settings, 0)
+    assert not is_reopened(settings, opened(settings), 0)
     monkeypatch.setattr(gate_module, "revision_of", lambda config, labeler: "r2")
     monkeypatch.setattr(rewards, "revision_of", lambda config, labeler: "r2")
-    assert is_reopened(settings, 0), "a labeler of another revision has not labelled it yet"
-    assert next_round(settings) == 0
+    assert is_reopened(settings, opened(settings), 0), (
+        "a labeler of another revision has not labelled it yet"
+    )
+    assert next_round(settings, opened(settings)) == 0
 
 
 def test_rejecting_the_newest_trained_night_takes_its_policy_back(tmp_path: Path) -> None:
     row = a_round(0, training_run_id="t")
     publish_rows(tmp_path, "round=1/evaluation", rounds=[row])
-    said = decide(str(tmp_path), 0, REJECT, "anna", "it flatters")
+    said = decide(Warehouse.open(tmp_path), 0, REJECT, "anna", "it flatters")
     assert "the next night starts from policy policy-0" in said
-    changed = round_row(str(tmp_path), 0)
+    changed = round_row(Warehouse.open(tmp_path), 0)
     assert changed is not None
     assert (changed["status"], changed["policy_revision_out"]) == ("rejected", "policy-0")
     with pytest.raises(ConfigError, match="round 0: its training is not in the ledger"):
-        decide(str(tmp_path), 0, ACCEPT, "anna", WHY)
+        decide(Warehouse.open(tmp_path), 0, ACCEPT, "anna", WHY)
 
 
 def test_a_trained_and_rejected_night_gets_its_policy_until_another_has_sampled(
@@ -228,27 +236,31 @@ def test_a_trained_and_rejected_night_gets_its_policy_until_another_has_sampled(
         policy_revision_in="policy-0", policy_revision_out="policy-0",
     )  # fmt: skip
     publish_rows(tmp_path, "round=1/evaluation", rounds=[row])
-    said = decide(str(tmp_path), 0, ACCEPT, "anna", "short is what we want")
+    said = decide(Warehouse.open(tmp_path), 0, ACCEPT, "anna", "short is what we want")
     assert said == "round 0 is completed, by anna: the next night starts from policy policy-1"
-    changed = round_row(str(tmp_path), 0)
+    changed = round_row(Warehouse.open(tmp_path), 0)
     assert changed is not None
     assert (changed["status"], changed["policy_revision_out"]) == ("completed", "policy-1")
     assert changed["reason"] == "promotion.min_length_ratio: short", "what the guards said stays"
     with pytest.raises(ConfigError, match="round 0 is completed"):
-        decide(str(tmp_path), 0, ACCEPT, "ben", WHY)
-    assert "starts from policy policy-0" in decide(str(tmp_path), 0, REJECT, "ben", "it is not")
+        decide(Warehouse.open(tmp_path), 0, ACCEPT, "ben", WHY)
+    assert "starts from policy policy-0" in decide(
+        Warehouse.open(tmp_path), 0, REJECT, "ben", "it is not"
+    )
     publish_rows(tmp_path, "round=1/train-rollouts")
     with pytest.raises(
         ConfigError, match=r"rejected \(promotion.min_length.*and night 1 went on from policy pol"
     ):
-        decide(str(tmp_path), 0, ACCEPT, "anna", WHY)
+        decide(Warehouse.open(tmp_path), 0, ACCEPT, "anna", WHY)
 
 
 def test_rejecting_an_older_night_leaves_the_policies_as_they_are(tmp_path: Path) -> None:
     publish_rows(tmp_path, "round=1/evaluation", rounds=[a_round(0, training_run_id="t")])
     publish_rows(tmp_path, "round=1/train-rollouts")
-    assert "later nights went on" in decide(str(tmp_path), 0, REJECT, "anna", "it flatters")
-    row = round_row(str(tmp_path), 0)
+    assert "later nights went on" in decide(
+        Warehouse.open(tmp_path), 0, REJECT, "anna", "it flatters"
+    )
+    row = round_row(Warehouse.open(tmp_path), 0)
     assert row is not None
     assert row["policy_revision_out"] == "policy-1"
 
@@ -268,7 +280,7 @@ def test_a_verdict_that_makes_no_sense_is_refused(
     publish_rows(tmp_path, "round=1/evaluation", rounds=[a_round(0, training_run_id="t")])
     head = Ledger(open_store(tmp_path)).head()
     with pytest.raises(ConfigError, match=message):
-        decide(str(tmp_path), number, verdict, by, why)
+        decide(Warehouse.open(tmp_path), number, verdict, by, why)
     assert Ledger(open_store(tmp_path)).head() == head
 
 

@@ -14,18 +14,17 @@ from pipeline import night
 from pipeline.commands.nights import print_status
 from pipeline.config import RunConfig
 from pipeline.configs.loading import load_config
+from pipeline.policies.models import POLICIES, models_folder
 from pipeline.policies.policies import (
     base_policy,
     candidate_policy,
-    policies_folder,
     policy_of_round,
 )
-from pipeline.stages import entry as stages
 from pipeline.stages.decisions import ACCEPT, decide
 from pipeline.stages.evaluation import comparisons
 from pipeline.stages.rewards import round_labels
 from tests.labeling.models import save_random_classifier
-from tests.pipeline.judged import here, sql
+from tests.pipeline.judged import here, label, opened, sql
 from tests.training.tiny import tiny_policy
 from warehouse.keys import rollouts_key
 from warehouse.ledger.reading import read_table
@@ -93,7 +92,7 @@ def run(models: Path) -> Iterator[Callable[..., tuple[int, str]]]:
         return night.run_rounds(settings, rounds, said.append).exit_code, "\n".join(said)
 
     with pytest.MonkeyPatch.context() as patch:
-        here(patch)
+        here(patch, prepared=False)
         patch.setattr(night, "warm_up", lambda device, log, modules: None)
         yield nights
 
@@ -146,9 +145,11 @@ def test_after_a_rejected_night_the_old_policy_goes_on_with_new_prompts(
 
 
 def test_rejected_policies_stay_and_can_be_evaluated(nights: Nights, models: Path) -> None:
-    made = {path.name for path in policies_folder(str(nights.root)).iterdir()}
+    made = {path.name for path in models_folder(str(nights.root), POLICIES).iterdir()}
     settings = config(models, nights.root)
-    trained = [candidate_policy(settings, number).revision for number in (1, 2, 3, 4)]
+    trained = [
+        candidate_policy(settings, opened(settings), number).revision for number in (1, 2, 3, 4)
+    ]
     assert made == set(trained)
     assert len(made) == 4
     measured = sql(
@@ -196,11 +197,11 @@ def test_a_metric_of_another_revision_is_not_compared(nights: Nights, models: Pa
     assert last["kl_coefficient_out"] < last["kl_coefficient_in"], "nothing says it went too far"
     settings = config(models, nights.root, OTHER_METRIC)
     rollouts = read_table(nights.root, "rollouts", keys=[rollouts_key(4, "holdout")])
-    labels = round_labels(settings, 4, "holdout")
-    found = {m.metric for m in comparisons(settings, 4, rollouts, labels)}
+    labels = round_labels(settings, opened(settings), 4, "holdout")
+    found = {m.metric for m in comparisons(settings, opened(settings), 4, rollouts, labels)}
     assert "toxicity_change_from_replaced" not in found
-    stages.label(settings, 1, "holdout", "metric")  # the old policy's answers, labelled anew
-    found = {m.metric for m in comparisons(settings, 4, rollouts, labels)}
+    label(settings, 1, "holdout", "metric")  # the old policy's answers, labelled anew
+    found = {m.metric for m in comparisons(settings, opened(settings), 4, rollouts, labels)}
     assert "toxicity_change_from_replaced" in found
 
 
@@ -226,10 +227,10 @@ def test_a_person_may_promote_what_the_guards_rejected(run, models: Path, tmp_pa
     page = write_report(root, tmp_path / "report.html").read_text()
     assert "<b>Round 0 is rejected</b>, its policy is kept but not used: promotion.min_di" in page
     settings = config(models, root)
-    rejected = candidate_policy(settings, 1).revision
-    assert policy_of_round(settings, 1).revision != rejected
-    said = decide(str(root), 0, ACCEPT, "anna", "it reads well")
+    rejected = candidate_policy(settings, opened(settings), 1).revision
+    assert policy_of_round(settings, opened(settings), 1).revision != rejected
+    said = decide(opened(settings), 0, ACCEPT, "anna", "it reads well")
     assert said == f"round 0 is completed, by anna: the next night starts from policy {rejected}"
-    assert policy_of_round(settings, 1).revision == rejected
-    assert night.next_round(settings) == 1
+    assert policy_of_round(settings, opened(settings), 1).revision == rejected
+    assert night.next_round(settings, opened(settings)) == 1
     assert "is rejected</b>" not in write_report(root, tmp_path / "report.html").read_text()

@@ -18,12 +18,13 @@ import yaml
 from pipeline.config import RunConfig
 from pipeline.configs.loading import load_config
 from pipeline.errors import StageError
-from pipeline.stages import labels
 from tests.labeling.chat_bodies import INPUT_TOKENS, OUTPUT_TOKENS
 from tests.labeling.chat_server import ChatServer, Plan, serving
 from tests.labeling.scripted_chat import verdict
+from tests.pipeline.judged import label
 from tests.warehouse.builder import prompt, publish_rows, rollout
 from warehouse.catalog.catalog import connect
+from warehouse.keys import rollouts_key
 
 PRICE = {"input": 1.0, "output": 1.0}
 COST = (INPUT_TOKENS + OUTPUT_TOKENS) / 1e6
@@ -145,7 +146,7 @@ def configured(server: ChatServer, root: Path, **keys: object) -> RunConfig:
 def store_rollouts(root: Path, count: int) -> None:
     publish_rows(
         root,
-        labels.rollouts_key(0, "train"),
+        rollouts_key(0, "train"),
         0,
         rollouts=[rollout(0, f"p{n}", purpose="train") for n in range(count)],
         prompts=[prompt(f"p{n}", purpose="train") for n in range(count)],
@@ -158,7 +159,7 @@ def test_a_round_is_labelled_over_http_and_its_rows_are_in_the_warehouse(
     root = tmp_path / "w"
     store_rollouts(root, 20)
     server.choose = Plan(throttled=0.1, broken=0.1, malformed=0.05)
-    report = labels.label(configured(server, root, max_retries=9), 0, "train", "api")
+    report = label(configured(server, root, max_retries=9), 0, "train", "api")
     assert (report.rows, report.tokens) == (20, 20 * INPUT_TOKENS)
     with connect(str(root)) as con:
         query = (
@@ -181,9 +182,9 @@ def test_a_stage_whose_budget_is_spent_says_so_in_a_line_and_goes_on_when_it_is_
     spent = rf"^round=0/train-labels-api: BudgetSpent: budget_usd: {BUDGET:g} USD are spent: 0\.00"
     for _ in range(2):  # it stays spent
         with pytest.raises(StageError, match=spent):
-            labels.label(small, 0, "train", "api")
+            label(small, 0, "train", "api")
     assert 0 < of_rollouts(server.answered) < 60
-    assert labels.label(config, 0, "train", "api").rows == 80
+    assert label(config, 0, "train", "api").rows == 80
     with connect(str(root)) as con:
         found = con.sql("select count(score) from labels where labeler = 'api'").fetchall()
     assert found == [(80,)]

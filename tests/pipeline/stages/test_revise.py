@@ -13,18 +13,18 @@ import yaml
 from pydantic import ValidationError
 from typer.testing import CliRunner
 
-from pipeline import night
 from pipeline.cli import app
 from pipeline.config import RunConfig
 from pipeline.configs.loading import load_config
 from pipeline.errors import ConfigError, StageError
 from pipeline.runtime.publishing import StageReport
-from pipeline.stages.revise import read_selected, revise
+from pipeline.stages import entry
+from pipeline.stages.revise import read_selected
 from tests.labeling.chat_server import ChatServer, serving
-from tests.pipeline.judged import here, sql
+from tests.pipeline.judged import here, opened, sql
 from tests.pipeline.stored_pairs import train_pairs
 from tests.warehouse.builder import Row, label, prompt, publish_rows, rollout, round_row
-from warehouse.keys import labels_key, rollouts_key
+from warehouse.keys import labels_key, revising_name, rollouts_key
 from warehouse.ledger.ledger import Ledger
 from warehouse.store import open_store
 
@@ -80,6 +80,10 @@ def store_round(root: Path, count: int = 10) -> list[Row]:
     publish_rows(root, rollouts_key(0, "train"), 0, rollouts=rollouts, prompts=prompts)
     publish_rows(root, labels_key(0, "train", "hate", "r1"), 0, labels=scores)
     return rollouts
+
+
+def revise(config: RunConfig, number: int) -> StageReport:
+    return entry.revise(config, revising_name(number, "kind"), number)
 
 
 def commits(root: Path) -> list[str]:
@@ -206,7 +210,7 @@ def test_the_worst_come_first(
     config = configured(server, root, select={"labeler": "hate"} | select)
     section = config.revision
     assert section is not None
-    found = read_selected(config, section, 0)["completion"].to_pylist()
+    found = read_selected(opened(config), section, 0)["completion"].to_pylist()
     assert [number_of(text) for text in found] == wanted
 
 
@@ -289,7 +293,7 @@ def test_the_command_runs_the_stage(
 ):
     root = tmp_path / "w"
     store_round(root)
-    here(monkeypatch, night)
+    here(monkeypatch, prepared=True)
     file = tmp_path / "c.yaml"
     settings = configured(server, root).model_dump(mode="json")
     file.write_text(yaml.safe_dump(settings))

@@ -14,6 +14,7 @@ from pipeline.configs.loading import load_config
 from pipeline.stages.rewards import _rollouts
 from tests.warehouse.builder import label, publish_rows, rollout
 from warehouse.catalog.catalog import connect, load_query
+from warehouse.handle import Warehouse
 from warehouse.ledger.reading import read_table
 
 SCALE = RewardScale((TermScale("toxicity", 0.5, 0.25, 9), TermScale("helpful-judge", 0.5, 0.5, 9)))
@@ -42,8 +43,12 @@ def stored_round(root: Path) -> None:
 
 def test_lengths_are_read_only_where_they_have_a_price(tmp_path: Path):
     stored_round(tmp_path)
-    assert "length" not in _rollouts(config(tmp_path), 0).column_names
-    priced = _rollouts(config(tmp_path, length_penalty="{per_token: 0.5, free_tokens: 1}"), 0)
+    assert "length" not in _rollouts(config(tmp_path), Warehouse.open(tmp_path), 0).column_names
+    priced = _rollouts(
+        config(tmp_path, length_penalty="{per_token: 0.5, free_tokens: 1}"),
+        Warehouse.open(tmp_path),
+        0,
+    )
     assert dict(
         zip(priced["rollout_id"].to_pylist(), priced["length"].to_pylist(), strict=True)
     ) == {"0-t1-0": 3, "0-t2-0": None}
@@ -54,7 +59,11 @@ def test_why_shows_penalties_beside_the_terms(tmp_path: Path):
     stored_round(tmp_path)
     settings = config(tmp_path, length_penalty="{per_token: 0.5, free_tokens: 1}")
     rewards: pa.Table = compute_rewards(
-        _rollouts(settings, 0), read_table(tmp_path, "labels"), settings.reward, SCALE, set()
+        _rollouts(settings, Warehouse.open(tmp_path), 0),
+        read_table(tmp_path, "labels"),
+        settings.reward,
+        SCALE,
+        set(),
     )
     publish_rows(tmp_path, "round=0/rewards", 0, rewards=rewards.to_pylist())
     con = connect(tmp_path)

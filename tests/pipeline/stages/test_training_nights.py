@@ -8,8 +8,9 @@ import shutil
 import pytest
 
 from pipeline.errors import ConfigError
-from pipeline.policies.policies import base_policy, policies_folder, policy_of_round
-from tests.pipeline.judged import sql
+from pipeline.policies.models import POLICIES, models_folder
+from pipeline.policies.policies import base_policy, policy_of_round
+from tests.pipeline.judged import opened, sql
 from tests.pipeline.stages import test_rejected_night as tiny
 from tests.pipeline.stages.test_rejected_night import ALWAYS, config
 from tests.training.tiny import tiny_policy
@@ -77,7 +78,7 @@ def test_a_policy_leads_back_to_the_rows_and_files_that_trained_it(replayed):
     """By its folder alone, over the replayed round, to its ancestors and the version it read."""
     lineage = Lineage(replayed)
     last = sql(replayed, "from trainings order by round")[-1]
-    folder = policies_folder(str(replayed)) / last["trained_revision"]
+    folder = models_folder(str(replayed), POLICIES) / last["trained_revision"]
     found = trace_policy(lineage, policy_revision(folder))
     used = sql(replayed, "select rollout_id from train_use where round = 2 and is_used")
     assert {r["rollout_id"] for r in found["rows"]} == {r["rollout_id"] for r in used}
@@ -120,7 +121,7 @@ def test_an_adapter_trains_night_after_night_against_the_base(run, models, tmp_p
     revisions = [rounds[0]["policy_revision_in"], *(r["policy_revision_out"] for r in rounds)]
     assert len(set(revisions)) == 3
     for revision in revisions[1:]:
-        folder = policies_folder(str(tmp_path / "warehouse")) / revision
+        folder = models_folder(str(tmp_path / "warehouse"), POLICIES) / revision
         assert (folder / "model.safetensors").is_file()
         assert json.loads((folder / "adapter/adapter_config.json").read_text())["r"] == 4
     gaps = sql(
@@ -135,12 +136,13 @@ def test_a_warehouse_trained_from_another_base_is_refused(replayed, models, tmp_
     settings = config(models, replayed, f"policy.model={tmp_path / 'other'}")
     ours = base_policy(settings).revision
     with pytest.raises(ConfigError, match=rf"was trained from policy \w+, the .* is {ours}; use"):
-        policy_of_round(settings, 3)
+        policy_of_round(settings, opened(settings), 3)
 
 
 def test_a_policy_that_is_gone_is_named(replayed, models, tmp_path):
     root = tmp_path / "warehouse"
     shutil.copytree(replayed, root)
-    shutil.rmtree(policies_folder(str(root)))
+    shutil.rmtree(models_folder(str(root), POLICIES))
+    settings = config(models, root)
     with pytest.raises(ConfigError, match=r"policy \w{32} is not in .*policies; restore it"):
-        policy_of_round(config(models, root), 3)
+        policy_of_round(settings, opened(settings), 3)
