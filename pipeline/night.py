@@ -129,6 +129,9 @@ def run_rounds(config: RunConfig, rounds: int | None, say: Callable[[str], None]
         night(run, number)
         if run.exit_code == REFUSED:  # a person looks first; the next night would build on nothing
             break
+    else:
+        if not run.timings:
+            say("Every round that is asked for is published: nothing is left to do.")
     return run
 
 

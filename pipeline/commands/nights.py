@@ -186,8 +186,6 @@ def _print_plan(settings: RunConfig) -> None:
 
 def _finish(settings: RunConfig, timings: list[StageTiming]) -> None:
     """The morning's page: the table of rounds, examples, time, and where everything lies."""
-    from warehouse.report.report import write_report
-
     print()
     con = Warehouse.open(settings.warehouse, read_only=True).connect()
     print_summary(con)
@@ -195,7 +193,11 @@ def _finish(settings: RunConfig, timings: list[StageTiming]) -> None:
     if timings:
         print_times(timings)
     place = local_folder(settings.warehouse)
-    page = write_report(settings.warehouse, place / "report.html")
+    page = place / "report.html"
+    if timings or not page.exists():
+        from warehouse.report.report import write_report
+
+        write_report(settings.warehouse, page)
     print(f"\nwarehouse  {settings.warehouse}\nreport     {page}")
     print(f"policies   {place / 'policies'}")
     root = shlex.quote(settings.warehouse)  # an address on S3 has ? and & in it

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
+import yaml
 
 from pipeline.errors import ConfigError
 from pipeline.policies.models import POLICIES, models_folder
@@ -103,13 +107,34 @@ def test_every_stage_says_what_its_work_took(replayed):
     assert counted >= {"eval-rollouts", "train-rollouts", "training"}
 
 
-def test_a_finished_night_run_again_changes_nothing(replayed, run):
-    before = sql(replayed, "select count(*) as rows from train_use")
-    commits = sorted(path.name for path in (replayed / "_ledger").iterdir())
-    code, _ = run(replayed, 3, *WINDOW)
-    assert code == 0
-    assert sql(replayed, "select count(*) as rows from train_use") == before
-    assert sorted(path.name for path in (replayed / "_ledger").iterdir()) == commits
+def test_a_finished_night_run_again_starts_no_process_and_changes_nothing(replayed, tmp_path):
+    """By the command, where a set-up could only fail: no prompts, no models, an empty cache."""
+    root = tmp_path / "warehouse"
+    shutil.copytree(replayed, root)
+    (root / "report.html").write_text("of the last night that ran")
+    before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    file = tmp_path / "night.yaml"
+    settings = config(tmp_path / "gone", root, *WINDOW)
+    file.write_text(yaml.safe_dump(settings.model_dump(mode="json")))
+    script = (
+        "import sys\nfrom pipeline.cli import main\n"
+        f"sys.argv = ['roundhouse', 'run', {str(file)!r}, '--rounds', '3']\n"
+        "try:\n    main()\nexcept SystemExit as end:\n"
+        "    heavy = {'torch', 'vllm', 'apache_beam', 'transformers', 'pandas'}\n"
+        "    print('ended', end.code, sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "ROUNDHOUSE_CACHE": str(tmp_path / "cache")},
+    )
+    assert done.stdout.splitlines()[-1] == "ended 0 []", done.stdout + done.stderr
+    assert done.stdout.startswith("Every round that is asked for is published: nothing is left")
+    assert not (root / "_logs").exists(), "every stage's process has a log"
+    assert not (tmp_path / "cache").exists()
+    assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
 
 
 def test_an_adapter_trains_night_after_night_against_the_base(run, models, tmp_path):
