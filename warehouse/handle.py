@@ -8,7 +8,7 @@ only what is new is read. Not here: writing (publish.py).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
@@ -39,6 +39,10 @@ class Warehouse:
         """The warehouse at `root`; a folder is created unless `read_only`. Raises StoreError."""
         store = open_store(root, read_only=read_only)
         return cls(str(root), store, Ledger(store), as_of)
+
+    def at(self, version: int) -> Warehouse:
+        """The same warehouse as of a version."""
+        return replace(self, as_of=version)
 
     def is_published(self, key: str) -> bool:
         """Whether this work is in the ledger by now."""

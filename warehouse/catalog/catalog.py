@@ -37,7 +37,6 @@ __all__ = [
     "lock_down",
     "mentions",
     "open_connection",
-    "open_views",
     "query_names",
     "read_table",
     "view_columns",

@@ -17,12 +17,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from warehouse.catalog.catalog import connect
 from warehouse.errors import WarehouseError
+from warehouse.handle import Warehouse
 from warehouse.keys import is_of_round
 from warehouse.ledger.commits import Commit, LiveFile, origins
-from warehouse.ledger.ledger import Ledger
-from warehouse.store import open_store
 
 Row = dict[str, Any]
 Trace = dict[str, Row | list[Row]]
@@ -37,8 +35,8 @@ class Lineage:
 
     def __init__(self, root: str | Path, as_of: int | None = None) -> None:
         self.root = root
-        self.store = open_store(root, read_only=True)
-        self.ledger = Ledger(self.store)
+        warehouse = Warehouse.open(root, read_only=True)
+        self.store, self.ledger = warehouse.store, warehouse.ledger
         self.commits = self.ledger.commits(as_of)
         self.version = len(self.commits) - 1
         # Of all versions: what a later commit replaces, it replaces at every one.
@@ -46,7 +44,7 @@ class Lineage:
         self._by_key = {commit.key: commit for commit in every}
         self._writers = {file.path: commit for commit in every for file in brought_by(commit)}
         self._origins = origins(every)
-        self._con = connect(root, self.version)
+        self._con = warehouse.at(self.version).connect()
 
     def at(self, version: int) -> Lineage:
         """The same warehouse at another version."""

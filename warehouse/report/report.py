@@ -18,12 +18,10 @@ from typing import Any
 import duckdb
 from jinja2 import Environment, StrictUndefined, Template
 
-from warehouse.catalog.catalog import connect
 from warehouse.files import write_atomically
+from warehouse.handle import Warehouse
 from warehouse.ledger.commits import LiveFile
-from warehouse.ledger.ledger import Ledger
 from warehouse.report.chart import toxicity_chart
-from warehouse.store import open_store
 from warehouse.store.s3_address import display_name, is_remote
 
 _EXAMPLES_EACH = 4
@@ -63,9 +61,9 @@ def write_report(root: str | Path, out: Path, as_of: int | None = None) -> Path:
 
     Raises StoreError when there is no warehouse at `root`, WarehouseError for an unknown version.
     """
-    ledger = Ledger(open_store(root, read_only=True))
-    commits = ledger.commits(as_of)
-    con = connect(root, len(commits) - 1)
+    warehouse = Warehouse.open(root, read_only=True)
+    ledger, commits = warehouse.ledger, warehouse.ledger.commits(as_of)
+    con = warehouse.at(len(commits) - 1).connect()
     toxicity = _rows(con, "from toxicity_by_round")
     unused = con.sql(_UNUSED).fetchall()
     files = ledger.files(len(commits) - 1)
