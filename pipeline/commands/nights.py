@@ -137,14 +137,14 @@ def accept(warehouse: Root, number: Round, by: By, why: Why) -> None:
     """A person's verdict: a refused round is trained on, a rejected one's policy is promoted."""
     from pipeline.stages.decisions import ACCEPT, decide
 
-    print(decide(Warehouse.open(warehouse), number, ACCEPT, by, why))
+    print(decide(_read_only(warehouse), number, ACCEPT, by, why))
 
 
 def reject(warehouse: Root, number: Round, by: By, why: Why) -> None:
     """A person's verdict: neither training nor export uses this round."""
     from pipeline.stages.decisions import REJECT, decide
 
-    print(decide(Warehouse.open(warehouse), number, REJECT, by, why))
+    print(decide(_read_only(warehouse), number, REJECT, by, why))
 
 
 def status(warehouse: Root, as_of: AsOf = None) -> None:
@@ -175,6 +175,11 @@ def _load(config: str, sets: list[str] | None, beam_options: list[str]) -> RunCo
     return settings.model_copy(update={"beam": beam})
 
 
+def _read_only(root: str, as_of: int | None = None) -> Warehouse:
+    """The warehouse at `root`; a mistyped one does not come to be."""
+    return Warehouse.open(root, read_only=True, as_of=as_of)
+
+
 def _print_plan(settings: RunConfig) -> None:
     import yaml
 
@@ -187,7 +192,7 @@ def _print_plan(settings: RunConfig) -> None:
 def _finish(settings: RunConfig, timings: list[StageTiming]) -> None:
     """The morning's page: the table of rounds, examples, time, and where everything lies."""
     print()
-    con = Warehouse.open(settings.warehouse, read_only=True).connect()
+    con = _read_only(settings.warehouse).connect()
     print_summary(con)
     con.close()
     if timings:
@@ -209,7 +214,7 @@ _SHOWN_COMMITS = 5
 
 def print_status(root: str, as_of: int | None = None) -> None:
     """Rounds and the last commits, at version `as_of`; and what is running now."""
-    con = Warehouse.open(root, read_only=True, as_of=as_of).connect()
+    con = _read_only(root, as_of).connect()
     print_relation(
         con.sql(
             "select round, status, is_stopped, policy_revision_out as policy, "

@@ -294,6 +294,9 @@ def test_the_commands_ask_for_name_and_reason(tmp_path: Path) -> None:
     assert (asked.returncode, "--why" in asked.stderr) == (2, True)
     refused = roundhouse("accept", str(tmp_path), "--round", "0", "--by", "anna", "--why", WHY)
     assert (refused.returncode, refused.stderr.startswith("roundhouse: round 0 is c")) == (2, True)
+    mistyped = str(tmp_path / "mistyped")
+    nowhere = roundhouse("accept", mistyped, "--round", "0", "--by", "anna", "--why", WHY)
+    assert (nowhere.returncode, Path(mistyped).exists()) == (1, False)
     done = roundhouse("reject", str(tmp_path), "--round", "0", "--by", "anna", "--why", WHY)
     assert (done.returncode, done.stdout[:20]) == (0, "round 0 is rejected,")
 
