@@ -131,7 +131,7 @@ def test_a_spent_budget_ends_the_command_and_says_which_key_to_raise(
     server.choose = Plan()
     config = settings(server, tmp_path / "w") | {"budget_usd": BUDGET}
     _, done = label_file(tmp_path, config, 80, code=1)
-    assert f"BudgetSpent: budget_usd: {BUDGET:g} USD are spent" in done.stderr
+    assert f"budget_usd: {BUDGET:g} USD are spent" in done.stderr
     assert "raise budget_usd" in done.stderr
     assert 10 < server.answered.total() < 60
     assert not (tmp_path / "labels.parquet").exists()
@@ -179,7 +179,7 @@ def test_a_stage_whose_budget_is_spent_says_so_in_a_line_and_goes_on_when_it_is_
     server.choose = Plan()
     config = configured(server, root)
     small = config.model_copy(update={"budget_usd": BUDGET})
-    spent = rf"^round=0/train-labels-api: BudgetSpent: budget_usd: {BUDGET:g} USD are spent: 0\.00"
+    spent = rf"^round=0/train-labels-api: budget_usd: {BUDGET:g} USD are spent: 0\.00"
     for _ in range(2):  # it stays spent
         with pytest.raises(StageError, match=spent):
             label(small, 0, "train", "api")
