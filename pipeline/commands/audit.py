@@ -1,4 +1,4 @@
-"""`roundhouse audit`: sample, import, agreement. Light to import; the work is in audit*.py."""
+"""`roundhouse audit`: sample, import, agreement. Light to import; the work is in pipeline/audit."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from pipeline.commands.options import AsOf
+from pipeline.commands.printing import estimate, print_rows
+
 if TYPE_CHECKING:
-    from labeling.trust.agreement import Agreement, Estimate
+    from labeling.trust.agreement import Agreement
     from pipeline.audit.agreement import AuditReport, LabelerAudit
 
 audit_app = typer.Typer(
@@ -20,7 +23,6 @@ _AGREEMENT = ("items", "po", "kappa", "ac1", "alpha")
 _ACCURACY = ("unscored", "accuracy", "sensitivity", "specificity")
 _CALIBRATION = ("brier", "ece width", "ece mass", "observed rate", "corrected rate")
 Criterion = Annotated[str, typer.Option(help="what is judged")]
-AsOf = Annotated[int | None, typer.Option("--as-of", help="a version of the ledger")]
 
 
 @audit_app.command()
@@ -96,12 +98,10 @@ def show_agreement(
 
 
 def _print_report(report: AuditReport) -> None:
-    from pipeline.commands.printing import print_rows
-
     typer.echo(
         f"{report.criterion}: {report.completions} completions judged by "
         f"{', '.join(report.annotators)}; {report.undecided} undecided (a tie); "
-        f"share of yes {_cell(report.gold_rate)}"
+        f"share of yes {estimate(report.gold_rate)}"
     )
     if report.represented < 1:
         typer.echo(
@@ -135,23 +135,26 @@ def _print_report(report: AuditReport) -> None:
 
 
 def _agreement_cells(of: Agreement) -> tuple[int | str, ...]:
-    return (of.items, _cell(of.po), _cell(of.kappa), _cell(of.ac1), _cell(of.alpha))
+    return (
+        of.items,
+        estimate(of.po),
+        estimate(of.kappa),
+        estimate(of.ac1),
+        estimate(of.alpha),
+    )
 
 
 def _accuracy_cells(of: LabelerAudit) -> tuple[int | str, ...]:
     shares = (of.accuracy.accuracy, of.accuracy.sensitivity, of.accuracy.specificity)
-    return (of.unscored, *map(_cell, shares))
+    return (of.unscored, *map(estimate, shares))
 
 
 def _calibration_cells(of: LabelerAudit) -> tuple[float | str | None, ...]:
     fit = of.calibration
-    return (fit.brier, fit.ece_width, fit.ece_mass, _cell(of.observed), _cell(of.corrected))
-
-
-def _cell(number: Estimate) -> str:
-    """`0.910 [0.880, 0.940]`; `-` where it is undefined."""
-    if number.value is None:
-        return "-"
-    if number.low is None or number.high is None:
-        return f"{number.value:.3f}"
-    return f"{number.value:.3f} [{number.low:.3f}, {number.high:.3f}]"
+    return (
+        fit.brier,
+        fit.ece_width,
+        fit.ece_mass,
+        estimate(of.observed),
+        estimate(of.corrected),
+    )

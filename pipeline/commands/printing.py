@@ -15,6 +15,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     import duckdb
 
+    from labeling.trust.agreement import Estimate
     from pipeline.night import StageTiming
     from pipeline.plan import NightPlan
 
@@ -36,6 +37,15 @@ def format_value(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{k}: {format_value(v)}" for k, v in value.items())
     return str(value)
+
+
+def estimate(number: Estimate) -> str:
+    """`0.910 [0.880, 0.940]`; `-` where it is undefined."""
+    if number.value is None:
+        return "-"
+    if number.low is None or number.high is None:
+        return f"{number.value:.3f}"
+    return f"{number.value:.3f} [{number.low:.3f}, {number.high:.3f}]"
 
 
 def print_rows(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str = "") -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from rich.markup import escape
 
 from labeling.trust.agreement import Estimate
-from pipeline.commands.printing import print_rows
+from pipeline.commands.printing import estimate, print_rows
 from pipeline.errors import ConfigError
 from pipeline.suites.labeler_numbers import LabelerNumbers, SliceNumbers
 from pipeline.suites.policy_numbers import PolicyNumbers, PolicySlice
@@ -150,8 +150,8 @@ def show_labelers(numbers: Sequence[LabelerNumbers]) -> None:
     columns = ("slice", "items", "unscored", "accuracy", "sensitivity", "specificity", "auc")
     for of in numbers:
         rows = [
-            (_name(one.column, one.value), one.items, one.unscored, cell(one.accuracy),
-             cell(one.sensitivity), cell(one.specificity), one.auc)
+            (_name(one.column, one.value), one.items, one.unscored, estimate(one.accuracy),
+             estimate(one.sensitivity), estimate(one.specificity), one.auc)
             for one in (of.overall, *of.slices)
         ]  # fmt: skip
         print_rows(columns, rows, title=escape(_headline(of)))
@@ -170,7 +170,9 @@ def show_labelers(numbers: Sequence[LabelerNumbers]) -> None:
 def _headline(of: LabelerNumbers) -> str:
     worst = "no slice of ten scored rows"
     if of.worst is not None:
-        worst = f"worst slice {_name(of.worst.column, of.worst.value)}: {cell(of.worst.accuracy)}"
+        worst = (
+            f"worst slice {_name(of.worst.column, of.worst.value)}: {estimate(of.worst.accuracy)}"
+        )
     statuses = ", ".join(f"{status} {count}" for status, count in of.statuses.items())
     return f"{of.labeler} ({of.criterion}): {worst}; rows: {statuses}"
 
@@ -178,18 +180,18 @@ def _headline(of: LabelerNumbers) -> str:
 def show_policy(numbers: PolicyNumbers) -> None:
     """Refusals of safe and unsafe prompts as a pair, then every slice."""
     pair = [
-        f"{kind} {cell(one.full_refusal)}"
+        f"{kind} {estimate(one.full_refusal)}"
         for kind, one in (("safe", numbers.safe), ("unsafe", numbers.unsafe))
         if one is not None
     ]
     labelers = [of.labeler for of in numbers.overall.labels]
     columns = ("slice", "prompts", "unsampled", "full refusal", "partial", *labelers)
     rows = [
-        (_name(one.column, one.value), one.prompts, one.unsampled, cell(one.full_refusal),
-         cell(one.partial_refusal), *(cell(of.rate) for of in one.labels))
+        (_name(one.column, one.value), one.prompts, one.unsampled, estimate(one.full_refusal),
+         estimate(one.partial_refusal), *(estimate(of.rate) for of in one.labels))
         for one in _policy_slices(numbers)
     ]  # fmt: skip
-    said = "; ".join(pair) or cell(numbers.overall.full_refusal)
+    said = "; ".join(pair) or estimate(numbers.overall.full_refusal)
     headline = f"policy {numbers.policy[:12]}: full refusal of prompts that are "
     print_rows(columns, rows, title=escape(headline + said))
 
@@ -200,12 +202,3 @@ def _name(column: str, value: str) -> str:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
-
-
-def cell(number: Estimate) -> str:
-    """`0.910 [0.880, 0.940]`; `-` where it is undefined."""
-    if number.value is None:
-        return "-"
-    if number.low is None or number.high is None:
-        return f"{number.value:.3f}"
-    return f"{number.value:.3f} [{number.low:.3f}, {number.high:.3f}]"
