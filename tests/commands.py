@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import os
 import subprocess
 import sys
 import tempfile
+from multiprocessing import forkserver
 from pathlib import Path
 from unittest import mock
 
@@ -50,7 +52,12 @@ def roundhouse(*words: object, code: int = 0) -> subprocess.CompletedProcess[str
 
 @functools.cache
 def _start_stages() -> None:
-    """The fork server of this process, with what any stage imports: it outlives each command."""
+    """A fork server with what any stage imports, for all commands that this process runs.
+
+    Another one, which a test has started with less, would leave the imports to every stage.
+    """
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]
     log = Path(tempfile.mkdtemp(prefix="roundhouse-tests-")) / "imports.log"
-    modules = preloads(load_config("demo"), NIGHT)
-    warm_up(choose_device("auto"), log, modules)
+    # One thread: sums of floats then have one order, and busy machines do not spin.
+    with mock.patch.dict(os.environ, {"OMP_NUM_THREADS": "1"}):
+        warm_up(choose_device("auto"), log, preloads(load_config("demo"), NIGHT))
