@@ -41,15 +41,18 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path, *, replace: bool = True) -> Iterator[Path]:
     """A name to write under, in the same folder; renamed to `path` if nothing goes wrong.
 
-    The folder is made where it is missing. An error leaves `path` as it was.
+    The folder is made where it is missing. An error leaves `path` as it was. Without `replace` what
+    lies at `path` stands and FileExistsError is raised.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
         yield fresh
+        if not replace and path.exists():
+            raise FileExistsError(f"{path} is there already")
         fresh.replace(path)
     finally:
         fresh.unlink(missing_ok=True)

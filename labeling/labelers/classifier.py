@@ -43,7 +43,8 @@ class ClassifierLabeler:
     ) -> None:
         """Loads the model, checks its labels, runs the self-test. Raises LabelingError."""
         import torch
-        import transformers
+
+        from labeling.engines.hugging_face import transformers
 
         self._config, self._device = config, device
         try:

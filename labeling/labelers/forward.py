@@ -24,7 +24,7 @@ def load_forward(
     LabelingError.
     """
     if config.backend == "transformers":
-        import transformers
+        from labeling.engines.hugging_face import transformers
 
         return torch_forward(loaded, device), "transformers", str(transformers.__version__)
     if device != "cpu":

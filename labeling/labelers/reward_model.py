@@ -38,7 +38,8 @@ class RewardModelLabeler:
     ) -> None:
         """Loads the model and tries its template. Raises LabelingError."""
         import torch
-        import transformers
+
+        from labeling.engines.hugging_face import transformers
 
         self._torch, self._config, self._device = torch, config, device
         dtype = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16}[config.dtype]

@@ -10,7 +10,6 @@ Not here: the CSV itself (sheet.py), the way back (verdicts.py), the comparison
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -24,6 +23,7 @@ from pipeline.audit.sheet import COLUMNS
 from pipeline.errors import ConfigError
 from warehouse.catalog.catalog import connect
 from warehouse.errors import WarehouseError
+from warehouse.files import text_sha256
 
 Stratum = tuple[int, str]
 Allocation = Literal["proportional", "equal"]
@@ -75,18 +75,20 @@ def draw_sample(
     chosen = [
         rollout_id
         for stratum, ids in strata.items()
-        for rollout_id in sorted(ids, key=lambda i: _hash(f"choice/{seed}/{i}"))[: seats[stratum]]
+        for rollout_id in sorted(ids, key=lambda i: text_sha256(f"choice/{seed}/{i}"))[
+            : seats[stratum]
+        ]
     ]
     # Another hash than the one of the choice: by that one, small strata would gather at the end
     # and the place of a row would tell its score.
-    chosen.sort(key=lambda i: _hash(f"order/{seed}/{i}"))
+    chosen = _shuffled("order", seed, chosen)
     texts = {row[0]: row[1:] for row in con.execute(_TEXTS, {"ids": chosen}).fetchall()}
     blank = {"criterion": criterion, "score": "", "comment": "", "annotator": ""}
     rows = [
         blank | {"rollout_id": i, "prompt": _dialogue(texts[i][0]), "completion": texts[i][1]}
         for i in chosen
     ]
-    name = f"sample-{_hash(json.dumps(rows, sort_keys=True))[:12]}"
+    name = f"sample-{text_sha256(json.dumps(rows, sort_keys=True))[:12]}"
     schema = pa.schema([(column, pa.string()) for column in COLUMNS])
     return pa.Table.from_pylist([row | {"sample": name} for row in rows], schema=schema)
 
@@ -160,5 +162,5 @@ def _dialogue(messages: str | None) -> str:
     return "\n\n".join(f"{turn['role'].capitalize()}: {turn['content']}" for turn in turns)
 
 
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+def _shuffled(purpose: str, seed: int, ids: Sequence[str]) -> list[str]:
+    return sorted(ids, key=lambda i: text_sha256(f"{purpose}/{seed}/{i}"))

@@ -18,6 +18,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from pipeline.errors import ConfigError
+from warehouse.files import whole_file
 
 COLUMNS = (
     "sample", "rollout_id", "criterion", "prompt", "completion", "score", "comment", "annotator",
@@ -38,10 +39,13 @@ class SheetRow:
 
 
 def write_sheet(rows: pa.Table, path: Path) -> None:
-    """Writes a sample. Raises ConfigError if the file is there: it may hold somebody's verdicts."""
+    """Writes a sample, whole. Raises ConfigError if the file is there: it may hold verdicts."""
     try:
         # The byte order mark is how spreadsheets tell UTF-8 from the code page of the country.
-        with path.open("x", encoding="utf-8-sig", newline="") as file:
+        with (
+            whole_file(path, replace=False) as fresh,
+            fresh.open("w", encoding="utf-8-sig", newline="") as file,
+        ):
             writer = csv.writer(file, quoting=csv.QUOTE_ALL)
             writer.writerow(rows.column_names)
             for row in rows.to_pylist():

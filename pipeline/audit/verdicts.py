@@ -8,7 +8,6 @@ labelers (agreement.py).
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from pipeline.errors import ConfigError
 from pipeline.runtime.publishing import code_version
 from warehouse.catalog.catalog import connect
 from warehouse.errors import AlreadyPublished, Conflict
+from warehouse.files import text_sha256
 from warehouse.ledger.ledger import Ledger
 from warehouse.publish import publish
 from warehouse.schemas import table_from_rows
@@ -156,7 +156,7 @@ def _publish(root: str | Path, verdicts: list[dict[str, Any]], version: int) -> 
     rows = table_from_rows("gold", verdicts).sort_by(
         [(column, "ascending") for column in ("rollout_id", "criterion", "annotator")]
     )
-    key = f"gold/{hashlib.sha256(json.dumps(rows.to_pylist()).encode()).hexdigest()[:16]}"
+    key = f"gold/{text_sha256(json.dumps(rows.to_pylist()))[:16]}"
     try:
         publish(root, key, {"gold": rows}, code_version=code_version(), since=version)
     except AlreadyPublished:  # another import of the same verdicts, a moment ago

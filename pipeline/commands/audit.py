@@ -1,4 +1,4 @@
-"""`roundhouse audit`: sample, import, agreement. Light to import; the work is in audit*.py."""
+"""`roundhouse audit`: sample, import, agreement. Light to import; the work is in pipeline/audit."""
 
 from __future__ import annotations
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 if TYPE_CHECKING:
+    from pipeline.ingest.importer import ImportedFile, ImportResult
     from pipeline.ingest.meaning import ImportOptions
-    from pipeline.ingest.pairs import PairsImport
-    from pipeline.ingest.scored import ImportResult, ScoredImport
 
 _SHOWN_PROBLEMS = 10
 _Names = Annotated[list[str] | None, typer.Option("--reward", help="trl: only these columns score")]
@@ -52,16 +50,11 @@ def import_files(
     weights: _Weights = None,
 ) -> None:
     """Bring files into the warehouse, each in one commit; the same file again does nothing."""
+    from pipeline.ingest.importer import import_files as import_all
     from pipeline.ingest.meaning import parse_options
-    from pipeline.ingest.pairs import import_pairs
-    from pipeline.ingest.scored import import_scored
 
-    if style == "hh-pairs":
-        if source or rewards or criteria or scales or weights:
-            raise typer.BadParameter("hh-pairs has no scores; it takes --holdout alone")
-        for path, pairs in zip(files, import_pairs(warehouse, files, holdout), strict=True):
-            _say_pairs(path, pairs)
-        return
+    if style == "hh-pairs" and (source or rewards or criteria or scales or weights):
+        raise typer.BadParameter("hh-pairs has no scores; it takes --holdout alone")
     if rewards and style != "trl":
         raise typer.BadParameter("--reward names columns of trl's files alone")
     options = parse_options(
@@ -73,40 +66,34 @@ def import_files(
         scales=scales or (),
         weights=weights or (),
     )
-    result = import_scored(warehouse, files, options)
+    result = import_all(warehouse, files, options)
     for path, done in zip(files, result.files, strict=True):
-        _say_scored(path, done)
-    _say_how_to_use(warehouse, options, result)
+        _say_file(path, options, done)
+    if options.has_scores:
+        _say_how_to_use(warehouse, options, result)
 
 
-def _say_pairs(path: Path, done: PairsImport) -> None:
+def _say_file(path: Path, options: ImportOptions, done: ImportedFile) -> None:
     if done.is_known:
         typer.echo(f"{path}: imported before as {done.key}")
         return
+    if options.has_scores:
+        brought, bad = f"{done.train} train and {done.holdout} hold-out completions", "rows"
+        brought += f", {done.labels} labels, {done.pairs} pairs"
+    else:
+        brought, bad = (
+            f"{done.train_pairs} train pairs, {done.holdout_pairs} hold-out pairs",
+            "lines",
+        )
     typer.echo(
-        f"{path}: {done.train} train pairs, {done.holdout} hold-out pairs as {done.key}; "
-        f"{done.duplicates} duplicates, {len(done.problems)} malformed lines left out"
+        f"{path}: {brought} as {done.key}; {done.duplicates} duplicates, "
+        f"{len(done.problems)} malformed {bad} left out"
     )
-    _say_problems(done.problems)
-
-
-def _say_scored(path: Path, done: ScoredImport) -> None:
-    if done.is_known:
-        typer.echo(f"{path}: imported before as {done.key}")
-        return
-    typer.echo(
-        f"{path}: {done.train} train and {done.holdout} hold-out completions, {done.labels} labels,"
-        f" {done.pairs} pairs as {done.key}; {done.duplicates} duplicates, "
-        f"{len(done.problems)} malformed rows left out"
-    )
-    _say_problems(done.problems)
-
-
-def _say_problems(problems: Sequence[str]) -> None:
-    for problem in problems[:_SHOWN_PROBLEMS]:
+    for problem in done.problems[:_SHOWN_PROBLEMS]:
         typer.echo(f"  {problem}")
-    if len(problems) > _SHOWN_PROBLEMS:
-        typer.echo(f"  ... and {len(problems) - _SHOWN_PROBLEMS} more: select * from dead_letters")
+    if len(done.problems) > _SHOWN_PROBLEMS:
+        more = len(done.problems) - _SHOWN_PROBLEMS
+        typer.echo(f"  ... and {more} more: select * from dead_letters")
 
 
 def _say_how_to_use(warehouse: str, options: ImportOptions, result: ImportResult) -> None:

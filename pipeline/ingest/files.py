@@ -1,7 +1,7 @@
 """What a file of another system holds, whatever its format: scored completions, pairs, bad lines.
 
-Not here: the formats (trl_completions.py, openai_jsonl.py, hh_pairs.py), where the rows are stored
-(scored.py).
+A bad line costs only itself. Not here: the formats (trl_completions.py, openai_jsonl.py,
+hh_pairs.py), what the records become in the warehouse (rows.py).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +23,6 @@ from pipeline.ingest.messages import (
     refuse_surrogates,
 )
 
-NOT_IMPORTED = "; nothing of it is imported"
 _PAYLOAD_LENGTH = 2000
 
 
@@ -72,6 +71,24 @@ class FileContent:
         raise ConfigError(f"{path}: no usable {what} ({why})")
 
 
+def read_records(
+    path: Path, rows: Iterable[Any], parse: Callable[[Any], Pair | ScoredRollout], stage: str
+) -> FileContent:
+    """What `parse` makes of the numbered `rows`; one it raises for is a dead letter of `stage`."""
+    content = FileContent()
+    for number, row in rows:
+        try:
+            found = parse(row)
+        except (ValueError, RecursionError) as error:
+            content.dead.append(dead_letter(stage, f"{path.name}:{number}", row, error))
+            continue
+        if isinstance(found, Pair):
+            content.pairs.append(found)
+        else:
+            content.rollouts.append(found)
+    return content
+
+
 def checked_rollout(rollout: ScoredRollout) -> ScoredRollout:
     """The rollout, if its prompt is one and its completion holds text. Raises MalformedPrompt."""
     check_messages(rollout.messages)
@@ -81,19 +98,24 @@ def checked_rollout(rollout: ScoredRollout) -> ScoredRollout:
     return rollout
 
 
-def dead_letter(stage: str, place: str, payload: str, error: Exception) -> dict[str, object]:
+def dead_letter(stage: str, place: str, payload: object, error: Exception) -> dict[str, object]:
     """A row of table `dead_letters` for one line, row or message that holds nothing usable."""
     is_json = not isinstance(error, json.JSONDecodeError | UnicodeDecodeError)
     message = str(error) if is_json else f"not valid JSON: {error}"
+    text = payload.decode("utf-8", "replace") if isinstance(payload, bytes) else repr(payload)
     return {
         "stage": stage,
         "row_id": place,
         "error_type": type(error).__name__,
-        "message": message.encode("utf-8", "replace").decode()[:500],
-        "payload": payload.encode("utf-8", "replace").decode()[:_PAYLOAD_LENGTH],
+        "message": _storable(message)[:500],
+        "payload": None if payload is None else _storable(text)[:_PAYLOAD_LENGTH],
         "attempt": 1,
         "failed_at": datetime.now(UTC),
     }
+
+
+def _storable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
 
 
 def json_lines(path: Path, consequence: str = "") -> Iterator[tuple[int, bytes]]:

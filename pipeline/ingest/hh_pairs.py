@@ -1,34 +1,18 @@
-"""HH's files of preference pairs, read: one row is a dialogue with two answers, the chosen first.
+"""HH's lines of preference: one is a dialogue with two answers, the chosen first.
 
-A row is `{"chosen": transcript, "rejected": transcript}` (JSONL, also gzipped); the transcripts
-share all turns but the last. A line that is no such pair costs only itself. Not here: where pairs
-are stored (pairs.py).
+A row is `{"chosen": transcript, "rejected": transcript}`; the transcripts share all turns but the
+last. Not here: what a pair becomes in the warehouse (rows.py).
 """
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
-from pipeline.ingest.files import NOT_IMPORTED, FileContent, Pair, dead_letter, json_lines
+from pipeline.ingest.files import Pair
 from pipeline.ingest.messages import (
     MalformedPrompt,
     check_messages,
     refuse_surrogates,
     transcript_turns,
 )
-
-
-def read_pairs(path: Path) -> FileContent:
-    """The file's pairs, and a dead letter for every line that holds none."""
-    content = FileContent()
-    for number, line in json_lines(path, NOT_IMPORTED):
-        try:
-            content.pairs.append(parse_pair(json.loads(line)))
-        except (ValueError, RecursionError) as error:
-            text = line.decode("utf-8", "replace")
-            content.dead.append(dead_letter("gold-pairs", f"{path.name}:{number}", text, error))
-    return content
 
 
 def parse_pair(row: object) -> Pair:

@@ -1,7 +1,8 @@
-"""What a person says about the scores of an import: whose they are and what they mean.
+"""What a person says about an import: whose the records are and what their scores mean.
 
 Within one source a score means one thing: its options are written into every commit, and another
-meaning needs another source. Not here: rows (scored.py).
+meaning needs another source. People's pairs (`hh-pairs`) have no scores, so nothing to repeat.
+Not here: rows (rows.py).
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from pipeline.errors import ConfigError
+from warehouse.files import file_sha256
 
 _SOURCE = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 PARSER_VERSION = "1"
@@ -41,6 +44,25 @@ class ImportOptions:
             raise ConfigError(
                 f"--source {self.source}: expected lower-case letters, digits, '.', '_' and '-'"
             )
+
+    @property
+    def has_scores(self) -> bool:
+        """Whether the files hold scores; people's pairs have none."""
+        return self.format != "hh-pairs"
+
+    @property
+    def stage(self) -> str:
+        """The first word of the source's ledger keys, and whose its dead letters are."""
+        return "import" if self.has_scores else "gold-pairs"
+
+    @property
+    def key_prefix(self) -> str:
+        """What the ledger keys of the source begin with."""
+        return f"import/{self.source}/" if self.has_scores else "gold-pairs/"
+
+    def key(self, path: Path) -> str:
+        """Ledger key of a file's rows: the file's bytes, whatever it is called."""
+        return f"{self.key_prefix}{file_sha256(path)[:16]}"
 
     @property
     def recipe(self) -> str:

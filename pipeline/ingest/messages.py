@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from typing import Any
 
 from warehouse.errors import RoundhouseError
+from warehouse.files import text_sha256
 from warehouse.ledger.suppression import normalise
 
 Messages = list[dict[str, str]]
@@ -22,7 +22,7 @@ class MalformedPrompt(RoundhouseError, ValueError):
 def first_turn_sha256(messages: Messages) -> str:
     """Digest of the first human turn, by which train and hold-out are split."""
     first = next(m["content"] for m in messages if m["role"] == "user")
-    return hashlib.sha256(normalise(first).encode()).hexdigest()
+    return text_sha256(normalise(first))
 
 
 def is_holdout(digest: str, share: float) -> bool:

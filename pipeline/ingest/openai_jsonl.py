@@ -1,52 +1,25 @@
-"""OpenAI's JSONL, read: chat lines, with scores or without, and lines of preference.
+"""OpenAI's lines of JSON: chats, with scores or without, and preferences.
 
 A chat line is `{"messages": [...]}` that ends with the assistant's answer. Beside it may stand
 `score` (a number, or numbers by name), `model`, and `weight` (there or on the answer; 1 where none
 is given: the file is for training). A line of preference is `{"input": {"messages": [...]},
 "preferred_output": [...], "non_preferred_output": [...]}`. Other keys (`metadata`, `tools`) are not
 kept; a call of a tool or an image makes a line a dead letter. Only the last answer of a dialogue is
-a rollout. Not here: where rows are stored (scored.py).
+a rollout. Not here: what a line becomes in the warehouse (rows.py).
 """
 
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
 from typing import Any
 
-from pipeline.ingest.files import (
-    NOT_IMPORTED,
-    FileContent,
-    Pair,
-    ScoredRollout,
-    checked_rollout,
-    dead_letter,
-    json_lines,
-)
+from pipeline.ingest.files import Pair, ScoredRollout, checked_rollout
 from pipeline.ingest.messages import (
     MalformedPrompt,
     check_messages,
     refuse_surrogates,
     text_messages,
 )
-
-
-def read_chat_lines(path: Path) -> FileContent:
-    """The file's completions and pairs, and a dead letter for every line that is neither."""
-    content = FileContent()
-    for number, line in json_lines(path, NOT_IMPORTED):
-        try:
-            found = parse_line(json.loads(line))
-        except (ValueError, RecursionError) as error:
-            text = line.decode("utf-8", "replace")
-            content.dead.append(dead_letter("import", f"{path.name}:{number}", text, error))
-            continue
-        if isinstance(found, Pair):
-            content.pairs.append(found)
-        else:
-            content.rollouts.append(found)
-    return content
 
 
 def parse_line(row: object) -> Pair | ScoredRollout:

@@ -6,7 +6,6 @@ transcripts (`chosen`/`rejected`, .jsonl or .jsonl.gz), JSONL, Parquet, a Hub da
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import pyarrow.parquet as pq
 
 from pipeline.config import PromptsConfig
 from pipeline.errors import ConfigError
-from pipeline.ingest.files import json_lines
+from pipeline.ingest.files import dead_letter, json_lines
 from pipeline.ingest.messages import (
     MalformedPrompt,
     Messages,
@@ -28,7 +27,7 @@ from pipeline.ingest.messages import (
 )
 from warehouse import schemas
 from warehouse.errors import AlreadyPublished
-from warehouse.files import sha256_of
+from warehouse.files import file_sha256, sha256_of, text_sha256
 from warehouse.ledger.ledger import Ledger
 from warehouse.ledger.reading import read_table
 from warehouse.ledger.suppression import forgotten, normalise
@@ -67,7 +66,8 @@ def ingest(root: str, config: PromptsConfig, seed: int) -> Ingest | None:
                 raise value
             row = _prompt_row(messages_of(value), config)
         except (MalformedPrompt, UnicodeError) as error:
-            dead.append(_dead_letter(place, value, error))
+            payload = None if isinstance(value, MalformedPrompt) else value
+            dead.append(dead_letter("prompts", place, payload, error))
             continue
         prompt_id = str(row["prompt_id"])
         if gone.has_prompt(prompt_id, str(row["messages"])):
@@ -99,9 +99,7 @@ def source_sha256(config: PromptsConfig, seed: int) -> str:
     if config.source == "starter":
         identity["seed"] = seed
     elif config.source != "dataset":
-        identity["files"] = [
-            hashlib.sha256(path.read_bytes()).hexdigest() for path in _files(config)
-        ]
+        identity["files"] = [file_sha256(path) for path in _files(config)]
         identity.pop("path")
     return sha256_of(identity)
 
@@ -183,24 +181,11 @@ def _prompt_row(messages: Messages, config: PromptsConfig) -> dict[str, object]:
     text.encode()  # a lone surrogate fails here, as this row's fault
     content = "\x1e".join(f"{m['role']}\x1f{normalise(m['content'])}" for m in messages)
     return {
-        "prompt_id": hashlib.sha256(content.encode()).hexdigest()[:16],
+        "prompt_id": text_sha256(content)[:16],
         "source": config.source,
         "purpose": "holdout" if is_holdout(digest, config.holdout) else "train",
         "first_turn_sha256": digest,
         "messages": text,
         "extra": None,
         "ingested_at": datetime.now(UTC),
-    }
-
-
-def _dead_letter(place: str, value: object, error: Exception) -> dict[str, object]:
-    payload = None if isinstance(value, MalformedPrompt) else repr(value)[:2000]
-    return {
-        "stage": "prompts",
-        "row_id": place,
-        "error_type": type(error).__name__,
-        "message": str(error).encode("utf-8", "replace").decode()[:500],
-        "payload": payload.encode("utf-8", "replace").decode() if payload else None,
-        "attempt": 1,
-        "failed_at": datetime.now(UTC),
     }

@@ -1,44 +1,61 @@
-"""Scored completions of others -> rows of prompts, rollouts, labels and rewards.
+"""Records of others -> rows of prompts, rollouts, labels, rewards and preference pairs.
 
-A completion is named by its source, its prompt and its text, and how often that text has stood in
-its file; so what two files share comes in once. Rows are text only: round, token ids and log-probs
-NULL. A raw score within [0, 1] is a label's score; a name whose raw scores leave that range has
-none without a scale, only `score_raw` and status `out_of_range`: a part of them that happens to lie
-in [0, 1] would mean something else. Rewards are sums of raw scores, as TRL adds them.
-Not here: files (trl_completions.py, openai_jsonl.py), the commit (scored.py).
+Rows are text only: round, token ids and log-probs NULL, for no policy of this warehouse sampled
+them. Their prompts have ids and a purpose of their own (`imported`, `pairs`), so no night samples
+or evaluates on them; `rollouts.purpose` says on which side of the hold-out split they are.
+A scored completion is named by its source, its prompt and its text, and how often that text has
+stood in its file; so what two files share comes in once. A raw score within [0, 1] is a label's
+score; a name whose raw scores leave that range has none without a scale, only `score_raw` and
+status `out_of_range`: a part of them that happens to lie in [0, 1] would mean something else.
+Rewards are sums of raw scores, as TRL adds them.
+A pair lies where pairs of sampled completions lie, not in `gold`, which holds verdicts on one
+completion. How much better the chosen one is nobody said: margin 0, rewards and probability NULL.
+Annotators who disagree about a pair give two rows.
+Not here: files and their formats, the commit (importer.py), pairs as trainers read them.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import numpy as np
 
 from labeling.label import label_id, label_key
-from pipeline.ingest.files import ScoredRollout
+from pipeline.ingest.files import FileContent, Pair, ScoredRollout
 from pipeline.ingest.meaning import PARSER_VERSION, ImportOptions
-from pipeline.ingest.messages import first_turn_sha256, is_holdout
-from pipeline.ingest.pairs import short_digest
+from pipeline.ingest.messages import Messages, first_turn_sha256, is_holdout
 from pipeline.runtime.publishing import code_version
+from warehouse.files import text_sha256
 
 Row = dict[str, object]
+PairId = tuple[str, str]
 Ranges = dict[str, tuple[float, float]]
 
 
 @dataclass
 class ImportedRows:
-    """Rows by the id of their rollout, prompts by their own; each once."""
+    """Rows by the id of their rollout, prompts and pairs by their own; each once."""
 
     prompts: dict[str, Row] = field(default_factory=dict)
     rollouts: dict[str, Row] = field(default_factory=dict)
     labels: dict[str, list[Row]] = field(default_factory=dict)
     rewards: dict[str, Row] = field(default_factory=dict)
+    pairs: dict[PairId, Row] = field(default_factory=dict)
+
+    def leave_out(self, rollouts: Set[str], pairs: Set[PairId]) -> None:
+        """Drops what the warehouse has, and the prompts that then have nothing new."""
+        for rows in (self.rollouts, self.labels, self.rewards):
+            for rollout_id in rollouts & rows.keys():
+                del rows[rollout_id]
+        for pair_id in pairs & self.pairs.keys():
+            del self.pairs[pair_id]
+        needed = {row["prompt_id"] for row in (*self.rewards.values(), *self.pairs.values())}
+        self.prompts = {name: row for name, row in self.prompts.items() if name in needed}
 
 
 def score_ranges(rollouts: Sequence[ScoredRollout]) -> Ranges:
@@ -62,15 +79,19 @@ def out_of_range(ranges: Ranges, options: ImportOptions) -> list[str]:
 
 
 def imported_rows(
-    rollouts: Sequence[ScoredRollout], options: ImportOptions, unscaled: Sequence[str]
+    content: FileContent, options: ImportOptions, unscaled: Sequence[str]
 ) -> ImportedRows:
     """The rows of one file; `unscaled` names the scores that have no place in [0, 1]."""
     rows, now = ImportedRows(), datetime.now(UTC)
     seen: Counter[str] = Counter()
-    for rollout in rollouts:
-        prompt = _prompt_row(rollout, options, now)
-        text_id = f"{prompt['prompt_id']}-{short_digest(rollout.completion)}"
-        row = _rollout_row(rollout, options, prompt, f"{text_id}-{seen[text_id]}", seen[text_id])
+    for rollout in content.rollouts:
+        prompt = _prompt_row(rollout.messages, "imported", options, now)
+        text_id = f"{prompt['prompt_id']}-{_short(rollout.completion)}"
+        row = _rollout_row(f"{text_id}-{seen[text_id]}", prompt, rollout.completion, options) | {
+            "sample_index": seen[text_id],
+            "policy_revision": rollout.policy,
+            "engine": f"import/{options.format}",
+        }
         seen[text_id] += 1
         labels = {
             name: _label_row(name, value, row, options, name in unscaled)
@@ -81,7 +102,27 @@ def imported_rows(
         rows.rollouts[rollout_id] = row
         rows.labels[rollout_id] = list(labels.values())
         rows.rewards[rollout_id] = _reward_row(rollout, row, labels, options)
+    for pair in content.pairs:
+        _add_pair(rows, pair, options, now)
     return rows
+
+
+def _add_pair(rows: ImportedRows, pair: Pair, options: ImportOptions, now: datetime) -> None:
+    prompt = _prompt_row(pair.messages, "pairs", options, now)
+    chosen, rejected = (
+        _rollout_row(f"{prompt['prompt_id']}-{_short(text)}", prompt, text, options)
+        for text in (pair.chosen, pair.rejected)
+    )
+    ids = str(chosen["rollout_id"]), str(rejected["rollout_id"])
+    rows.prompts[str(prompt["prompt_id"])] = prompt
+    rows.rollouts |= zip(ids, (chosen, rejected), strict=True)
+    rows.pairs[ids] = {
+        "prompt_id": prompt["prompt_id"],
+        "recipe": f"gold/{options.source}",
+        "chosen_id": ids[0],
+        "rejected_id": ids[1],
+        "margin": 0.0,
+    }
 
 
 def recipe_row(options: ImportOptions) -> Row:
@@ -96,37 +137,41 @@ def recipe_row(options: ImportOptions) -> Row:
 
 
 def _recipe_sha256(options: ImportOptions) -> str:
-    return hashlib.sha256(f"{options.recipe} {options.text()}".encode()).hexdigest()
+    return text_sha256(f"{options.recipe} {options.text()}")
 
 
-def _prompt_row(rollout: ScoredRollout, options: ImportOptions, now: datetime) -> Row:
-    messages = json.dumps(rollout.messages, ensure_ascii=False)
+def _prompt_row(messages: Messages, purpose: str, options: ImportOptions, now: datetime) -> Row:
+    text = json.dumps(messages, ensure_ascii=False)
+    kind = "gold" if purpose == "pairs" else options.source
     return {
-        "prompt_id": f"{options.source}-{short_digest(options.source, messages)}",
+        "prompt_id": f"{kind}-{_short(options.source, text)}",
         "source": options.source,
-        "purpose": "imported",
-        "first_turn_sha256": first_turn_sha256(rollout.messages),
-        "messages": messages,
+        "purpose": purpose,
+        "first_turn_sha256": first_turn_sha256(messages),
+        "messages": text,
         "ingested_at": now,
     }
 
 
-def _rollout_row(
-    rollout: ScoredRollout, options: ImportOptions, prompt: Row, rollout_id: str, occurrence: int
-) -> Row:
+def _rollout_row(rollout_id: str, prompt: Row, completion: str, options: ImportOptions) -> Row:
     held = is_holdout(str(prompt["first_turn_sha256"]), options.holdout)
     return {
         "rollout_id": rollout_id,
         "prompt_id": prompt["prompt_id"],
-        "sample_index": occurrence,
+        "sample_index": 0,
         "purpose": "holdout" if held else "train",
-        "policy_revision": rollout.policy,
-        "completion": rollout.completion,
-        "completion_sha256": hashlib.sha256(rollout.completion.encode()).hexdigest(),
-        "engine": f"import/{options.format}",
+        "policy_revision": "unknown",
+        "completion": completion,
+        "completion_sha256": text_sha256(completion),
+        "engine": f"import/{options.source}",
         "engine_version": PARSER_VERSION,
         "generated_at": prompt["ingested_at"],
     }
+
+
+def _short(*parts: str) -> str:
+    """16 hex digits that name these texts."""
+    return text_sha256("\x1f".join(parts))[:16]
 
 
 def _label_row(

@@ -5,11 +5,12 @@ function, `advantage`, and whatever reward functions logged beside it (`log_extr
 the same place: a logged number looks like a reward, so rewards can be named. A missing reward (NaN
 or NULL: the function returned None) is no score. TRL writes its last generation batch at every log,
 so one completion may stand in several files. Its `advantage` depends on its neighbours and is left
-out. Not here: where rows are stored (scored.py).
+out. Not here: what a row becomes in the warehouse (rows.py).
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import ConfigError
-from pipeline.ingest.files import FileContent, ScoredRollout, checked_rollout, dead_letter
+from pipeline.ingest.files import FileContent, ScoredRollout, checked_rollout, read_records
 from pipeline.ingest.messages import (
     MalformedPrompt,
     Messages,
@@ -37,14 +38,8 @@ def read_completions(path: Path, source: str, rewards: Sequence[str] = ()) -> Fi
     `rewards` names the columns that are scores; none: every column of floats. `source` names the
     policy, with the step. Raises ConfigError for a file that is none of TRL's or lacks a column.
     """
-    content = FileContent()
-    for number, row in enumerate(_rows(path, rewards), start=1):
-        try:
-            content.rollouts.append(_rollout(row, source))
-        except (ValueError, RecursionError) as error:
-            place = f"{path.name}:{number}"
-            content.dead.append(dead_letter("import", place, repr(row), error))
-    return content
+    parse = functools.partial(_rollout, source)
+    return read_records(path, enumerate(_rows(path, rewards), start=1), parse, "import")
 
 
 def _rows(path: Path, rewards: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -79,7 +74,7 @@ def _score_columns(path: Path, schema: pa.Schema, rewards: Sequence[str]) -> lis
     return list(rewards) or floats
 
 
-def _rollout(row: dict[str, Any], source: str) -> ScoredRollout:
+def _rollout(source: str, row: dict[str, Any]) -> ScoredRollout:
     scores = {
         name: float(value)
         for name, value in row["scores"].items()

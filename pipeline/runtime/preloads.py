@@ -15,7 +15,8 @@ NIGHT = ("set-up", "sampling", "labelling", "rewards", "training", "evaluation")
 
 # Beam pulls grpc in, which may only be forked before it opened a channel: importing opens none.
 _BEAM = ("apache_beam.runners.portability.fn_api_runner.fn_runner",)
-_TRANSFORMERS = ("torch", "transformers.models.auto.modeling_auto")
+# The first of them, also when sorted, keeps scikit-learn out of the second.
+_TRANSFORMERS = ("labeling.engines.hugging_face", "transformers.models.auto.modeling_auto", "torch")
 _VLLM = (
     *_TRANSFORMERS,
     "vllm.model_executor.models.llama",

@@ -3,17 +3,13 @@
 One row per text and labeler, in a file of its own: no warehouse is read or written, no template
 is published, and there is nothing to resume. The labelers work one after the other, each in a stage
 process of its own, and read the file in shards, so memory stays flat. Beam is not used: one file
-is one reader. A call that is killed leaves its hidden folder `.OUT.*` beside OUT. Not here: labels
-of a round (stages/labels.py), what a row may look like (texts.py).
+is one reader. Not here: labels of a round (stages/labels.py), what a row may look like (texts.py).
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,13 +25,15 @@ from labeling.labeler import Labeler
 from labeling.labelers.build import build_labeler
 from labeling.labelers.config import LabelerConfig
 from pipeline.config import RunConfig, chosen_labelers
-from pipeline.errors import ConfigError, StageFailed
+from pipeline.errors import ConfigError
 from pipeline.runtime.machine import choose_device
 from pipeline.runtime.preloads import label_preloads
-from pipeline.runtime.process import run_in_process, warm_up
-from pipeline.runtime.progress import Heartbeat, StageDisplay
+from pipeline.runtime.process import warm_up
+from pipeline.runtime.progress import Heartbeat
 from pipeline.runtime.shards import answers_file
 from pipeline.suites.texts import Subject, check_input, count_rows, read_subjects, subject_table
+from pipeline.suites.work import PROGRESS, logs_of, run_stage, stage_folder
+from warehouse.files import whole_file
 from warehouse.schemas import TABLES
 
 _OF_ROUNDS = ("round", "rollout_id", "partner_rollout_id", "prompt_id")
@@ -46,16 +44,19 @@ SCHEMA = pa.schema(
 )
 _FORMATS = (".jsonl", ".parquet")
 READ_PROMPTS = ("judge", "reward_model")
-_LOGS, _PROGRESS = "_logs", "progress"
 _BATCH_ROWS = 2048
 
 
 @dataclass(frozen=True)
 class FileLabels:
-    """What one labeler made of the file: rows by status, most frequent first."""
+    """What one labeler made of the file: rows by status, most frequent first.
+
+    `rows` is a Parquet file of SCHEMA in the work folder, one row per text in their order.
+    """
 
     labeler: str
     statuses: dict[str, int]
+    rows: Path
 
 
 def label_file(
@@ -67,20 +68,12 @@ def label_file(
     and those of table `labels` that are not about rounds. Rows: labelers in the order of the
     configuration, texts in that of the file. Raises ConfigError, StageFailed.
     """
-    labelers = chosen_labelers(config, names)
-    pairwise = [x.name for x in labelers if getattr(x, "mode", None) == "pairwise"]
-    if pairwise:
-        raise ConfigError(
-            f"labelers.{pairwise[0]}: a pairwise judge compares completions of a round; name the "
-            "others with --labeler"
-        )
+    labelers = text_labelers(config, names)
     _check_output(source, out)
-    check_input(source)
-    device = choose_device(config.device)
-    with _work_folder(out) as work:
-        warm_up(device, work / _LOGS / "imports.log", label_preloads(labelers))
-        made = [_run_stage(config, labeler, source, work, device) for labeler in labelers]
-        _write(out, work, [_part(work, labeler.name) for labeler in labelers])
+    with stage_folder(out) as work:
+        check_input(source)
+        made = label_by(config, labelers, source, work)
+        _write(out, [labels.rows for labels in made])
     for labels in made:
         counts = ", ".join(f"{status} {count}" for status, count in labels.statuses.items())
         say(f"  {labels.labeler:<24} {sum(labels.statuses.values()):>8} rows: {counts or 'none'}")
@@ -88,62 +81,50 @@ def label_file(
     return made
 
 
-@contextlib.contextmanager
-def _work_folder(out: Path) -> Iterator[Path]:
-    """A folder beside `out`, so that the last step is a rename; swept, but for a failure's log."""
-    work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    keep_logs = False
-    try:
-        yield work
-    except StageFailed as error:
-        keep_logs = True
-        reason = str(error).partition("\nWhat it had finished")[0]  # nothing is kept here
-        raise StageFailed(f"{reason}\n{out} is not written.") from error
-    finally:
-        if keep_logs:
-            for part in (*work.glob("labels-*"), *work.glob("spending.sqlite*")):
-                part.unlink()
-            shutil.rmtree(work / _PROGRESS, ignore_errors=True)
-        else:
-            shutil.rmtree(work, ignore_errors=True)
+def text_labelers(config: RunConfig, names: Sequence[str]) -> list[LabelerConfig]:
+    """The labelers of these names (none: all), all of which label a text by itself. ConfigError."""
+    labelers = chosen_labelers(config, names)
+    pairwise = [x.name for x in labelers if getattr(x, "mode", None) == "pairwise"]
+    if pairwise:
+        raise ConfigError(
+            f"labelers.{pairwise[0]}: a pairwise judge compares completions of a round; name the "
+            "others with --labeler"
+        )
+    return labelers
+
+
+def label_by(
+    config: RunConfig, labelers: Sequence[LabelerConfig], source: Path, work: Path
+) -> list[FileLabels]:
+    """Labels every text of `source` by each labeler, in a process of its own, into `work`."""
+    device = choose_device(config.device)
+    warm_up(device, logs_of(work) / "imports.log", label_preloads(labelers))
+    made = []
+    for labeler in labelers:
+        rows = work / f"labels-{labeler.name}.parquet"
+        statuses = run_stage(
+            work, labeler.name, "labelling", label_texts, config, labeler, source, rows,
+            device=device,
+        )  # fmt: skip
+        made.append(FileLabels(labeler.name, statuses, rows))
+    return made
 
 
 def _check_output(source: Path, out: Path) -> None:
     if out.suffix not in _FORMATS:
         raise ConfigError(f"--out {out}: expected a name that ends in {' or '.join(_FORMATS)}")
-    if not out.parent.is_dir():
-        raise ConfigError(f"--out {out}: there is no folder {out.parent}")
     if out.is_dir() or out.resolve() == source.resolve():
         raise ConfigError(f"--out {out}: is a folder or the input itself; name another file")
 
 
-def _part(work: Path, labeler: str) -> Path:
-    return work / f"labels-{labeler}.parquet"
-
-
-def _run_stage(
-    config: RunConfig, labeler: LabelerConfig, source: Path, work: Path, device: str
-) -> FileLabels:
-    """Labels the whole file by one labeler in its own process, with progress."""
-    with StageDisplay(f"{labeler.name} (labelling)", work / _PROGRESS):
-        statuses, _ = run_in_process(
-            label_texts,
-            (config, labeler, source, work),
-            log=work / _LOGS / f"{labeler.name}.log",
-            device=device,
-        )
-    shutil.rmtree(work / _PROGRESS, ignore_errors=True)
-    return FileLabels(labeler.name, statuses)
-
-
 def label_texts(
-    config: RunConfig, labeler: LabelerConfig, source: Path, work: Path
+    config: RunConfig, labeler: LabelerConfig, source: Path, out: Path
 ) -> dict[str, int]:
-    """The stage: labels every row of `source` into `work`; returns rows by status."""
+    """The stage: labels every row of `source` into `out`; returns rows by status."""
     from pipeline.policies.policies import resolve
 
     total = count_rows(source)
-    folder = work / _PROGRESS
+    folder = out.with_name(PROGRESS)
     folder.mkdir(exist_ok=True)
     models: dict[str, Heartbeat] = {}
 
@@ -157,7 +138,7 @@ def label_texts(
         resolve=functools.partial(resolve, config, progress=show_building),
         paid=PaidWork(
             answers=answers_file(None),
-            spending=work / "spending.sqlite",
+            spending=out.with_name("spending.sqlite"),
             budget_usd=config.budget_usd,
         ),
     )
@@ -165,7 +146,7 @@ def label_texts(
         path.unlink()
     heartbeat = Heartbeat(folder, labeler.name, total, "texts")
     statuses: Counter[str] = Counter()
-    with pq.ParquetWriter(_part(work, labeler.name), SCHEMA, compression="zstd") as writer:
+    with pq.ParquetWriter(out, SCHEMA, compression="zstd") as writer:
         for subjects in read_subjects(source, config.beam.shard_rows):
             labels = label_shard(loaded, subjects, heartbeat)
             statuses.update(labels["status"].to_pylist())
@@ -208,19 +189,18 @@ def _loose(labels: pa.Table) -> pa.Table:
     return labels.cast(pa.schema([field.with_nullable(True) for field in labels.schema]))
 
 
-def _write(out: Path, work: Path, parts: Sequence[Path]) -> None:
-    """The parts, one after the other, under a temporary name; then the rename."""
-    temporary = work / out.name
-    if out.suffix == ".parquet":
-        with pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer:
-            for rows in _batches(parts):
-                writer.write_batch(rows)
-    else:
-        with temporary.open("w", encoding="utf-8") as file:
-            for rows in _batches(parts):
-                for row in rows.to_pylist():
-                    file.write(json.dumps(row, ensure_ascii=False, default=_json) + "\n")
-    temporary.replace(out)
+def _write(out: Path, parts: Sequence[Path]) -> None:
+    """The parts, one after the other; `out` appears whole or not at all."""
+    with whole_file(out) as fresh:
+        if out.suffix == ".parquet":
+            with pq.ParquetWriter(fresh, SCHEMA, compression="zstd") as writer:
+                for rows in _batches(parts):
+                    writer.write_batch(rows)
+        else:
+            with fresh.open("w", encoding="utf-8") as file:
+                for rows in _batches(parts):
+                    for row in rows.to_pylist():
+                        file.write(json.dumps(row, ensure_ascii=False, default=_json) + "\n")
 
 
 def _batches(parts: Sequence[Path]) -> Iterator[pa.RecordBatch]:

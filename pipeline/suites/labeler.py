@@ -7,23 +7,20 @@ process of its own. Nothing of a warehouse is read or written. Not here: the num
 
 from __future__ import annotations
 
-import contextlib
-import json
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.config import RunConfig, chosen_labelers
-from pipeline.errors import ConfigError, StageFailed
-from pipeline.suites.label_file import READ_PROMPTS, label_file
+from labeling.labelers.config import LabelerConfig
+from pipeline.config import RunConfig
+from pipeline.errors import ConfigError
+from pipeline.suites.label_file import READ_PROMPTS, label_by, text_labelers
 from pipeline.suites.labeler_numbers import LabelerNumbers, labeler_numbers
 from pipeline.suites.suite import Suite
+from pipeline.suites.work import stage_folder, write_texts
 
-_COLUMNS = ["labeler", "revision", "criterion", "model", "id", "status", "score"]
+_COLUMNS = ["revision", "criterion", "model", "status", "score"]
 
 
 def evaluate_labelers(
@@ -40,21 +37,24 @@ def evaluate_labelers(
     `near`: the file whose folder may hold what is needed meanwhile. A score from `threshold` up
     counts as 1. Raises ConfigError, StageFailed.
     """
-    _check_prompts(config, suite, names)
-    with work_folder(near) as work:
-        source, out = work / "suite.jsonl", work / "labels.parquet"
-        with source.open("w", encoding="utf-8") as file:
-            for place, row in enumerate(suite.rows):
-                texts = {"text": row.text}
-                if row.prompt is not None:
-                    texts = {"prompt": row.prompt, "completion": row.text}
-                file.write(json.dumps({"id": str(place)} | texts) + "\n")
-        made = label_file(config, source, out, names, _unsaid)
-        labels = pq.read_table(out, columns=_COLUMNS)
+    labelers = text_labelers(config, names)
+    _check_prompts(suite, labelers)
+    with stage_folder(near) as work:
+        source = work / "suite.jsonl"
+        write_texts(
+            source,
+            [
+                {"text": row.text}
+                if row.prompt is None
+                else {"prompt": row.prompt, "completion": row.text}
+                for row in suite.rows
+            ],
+        )
+        made = label_by(config, labelers, source, work)
+        tables = [pq.read_table(one.rows, columns=_COLUMNS) for one in made]
     say(f"suite      {suite.path}: {len(suite.rows)} rows, {len(made)} labelers")
     numbers = []
-    for one in made:
-        rows = labels.filter(pc.equal(labels["labeler"], one.labeler))
+    for one, rows in zip(made, tables, strict=True):
         first = rows.slice(0, 1).to_pylist()[0]
         numbers.append(
             labeler_numbers(
@@ -71,40 +71,13 @@ def evaluate_labelers(
     return numbers
 
 
-def _check_prompts(config: RunConfig, suite: Suite, names: Sequence[str]) -> None:
-    chosen = chosen_labelers(config, names)
+def _check_prompts(suite: Suite, labelers: Sequence[LabelerConfig]) -> None:
     if all(row.prompt is not None for row in suite.rows):
         return
-    for labeler in chosen:
+    for labeler in labelers:
         if labeler.kind in READ_PROMPTS:
             raise ConfigError(
                 f"suite {suite.path}: labeler {labeler.name} ({labeler.kind}) reads prompt and "
                 "completion, the suite has no prompts; name their column (--prompt-column) or "
                 "another labeler (--labeler)"
             )
-
-
-def _unsaid(line: str) -> None:
-    """What label_file says of its own output, which is not this command's."""
-    del line
-
-
-@contextlib.contextmanager
-def work_folder(near: Path) -> Iterator[Path]:
-    """A hidden folder beside `near`, swept afterwards; of a stage that fails the logs are kept."""
-    if not near.parent.is_dir():
-        raise ConfigError(f"--out {near}: there is no folder {near.parent}")
-    if near.is_dir():
-        raise ConfigError(f"--out {near}: is a folder; name a file")
-    work = Path(tempfile.mkdtemp(prefix=f".{near.name}.", dir=near.parent))
-    keep = False
-    try:
-        yield work
-    except StageFailed:
-        keep = True
-        for path in (*work.glob("*.jsonl"), *work.glob("*.parquet")):
-            path.unlink()
-        raise
-    finally:
-        if not keep:
-            shutil.rmtree(work, ignore_errors=True)

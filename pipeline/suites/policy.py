@@ -14,20 +14,18 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.config import RunConfig, chosen_labelers
+from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
 from pipeline.ingest.messages import MalformedPrompt, messages_of
 from pipeline.policies.policies import PolicyChoice, chosen_policy
 from pipeline.runtime.machine import choose_device, choose_engine
 from pipeline.runtime.preloads import label_preloads, sampling_preloads
-from pipeline.runtime.process import run_in_process, warm_up
-from pipeline.runtime.progress import Heartbeat, StageDisplay
-from pipeline.suites.label_file import label_file
-from pipeline.suites.labeler import work_folder
-from pipeline.suites.policy_numbers import PolicyNumbers, policy_numbers, scores_of
+from pipeline.runtime.process import warm_up
+from pipeline.runtime.progress import Heartbeat
+from pipeline.suites.label_file import FileLabels, label_by, text_labelers
+from pipeline.suites.policy_numbers import LabelerScores, PolicyNumbers, policy_numbers
 from pipeline.suites.suite import Suite
-
-_PROGRESS = "progress"
+from pipeline.suites.work import PROGRESS, logs_of, run_stage, stage_folder, write_texts
 
 
 def evaluate_policy(
@@ -48,34 +46,36 @@ def evaluate_policy(
     """
     if choice.named is not None and choice.round is not None:
         raise ConfigError("evaluate-policy: --policy and --round exclude each other")
-    labelers = chosen_labelers(config, names)  # a wrong name is found before sampling
+    labelers = text_labelers(config, names)  # a wrong name is found before sampling
     prompts = _prompts(suite)
     device = choose_device(config.device)
-    with work_folder(near) as work:
+    with stage_folder(near) as work:
         modules = sorted({*sampling_preloads(config), *label_preloads(labelers)})
-        warm_up(device, work / "imports.log", modules)
-        with StageDisplay("policy (sampling)", work / _PROGRESS):
-            revision, _ = run_in_process(
-                sample_suite,
-                (config, choice, prompts, samples, work),
-                log=work / "sampling.log",
-                device=device,
-            )
+        warm_up(device, logs_of(work) / "imports.log", modules)
+        revision = run_stage(
+            work, "policy", "sampling", sample_suite, config, choice, prompts, samples, work,
+            device=device,
+        )  # fmt: skip
         rollouts = pq.read_table(work / "rollouts.parquet").to_pylist()
         dead = pq.read_table(work / "dead.parquet")["message"].to_pylist()
         say(f"policy     {revision}: {len(rollouts)} completions, {len(dead)} prompts refused")
         if not rollouts:
             raise ConfigError(f"suite {suite.path}: no prompt could be sampled: {dead[0]}")
-        _write_texts(suite, rollouts, work / "texts.jsonl")
-        made = label_file(config, work / "texts.jsonl", work / "labels.parquet", names, _unsaid)
-        columns = ["labeler", "criterion", "score"]
-        labels = pq.read_table(work / "labels.parquet", columns=columns).to_pylist()
+        write_texts(
+            work / "texts.jsonl",
+            [
+                {"prompt": suite.rows[int(row["prompt_id"])].text, "completion": row["completion"]}
+                for row in rollouts
+            ],
+        )
+        made = label_by(config, labelers, work / "texts.jsonl", work)
+        labels = [_scores(one) for one in made]
     return policy_numbers(
         suite,
         revision,
         [int(row["prompt_id"]) for row in rollouts],
         [row["completion"] for row in rollouts],
-        [scores_of(labels, one.labeler) for one in made],
+        labels,
         threshold=threshold,
     )
 
@@ -97,7 +97,7 @@ def sample_suite(
         round=choice.round or 0,
         rollouts=config.rollouts,
     )
-    folder = work / _PROGRESS
+    folder = work / PROGRESS
     folder.mkdir()
     heartbeat = Heartbeat(folder, "policy", prompts.num_rows * samples, "completions")
     worker = RolloutWorker(settings)
@@ -125,14 +125,7 @@ def _prompts(suite: Suite) -> pa.Table:
     )
 
 
-def _write_texts(suite: Suite, rollouts: Sequence[dict[str, object]], path: Path) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        for row in rollouts:
-            prompt = suite.rows[int(str(row["prompt_id"]))].text
-            text = {"id": row["rollout_id"], "prompt": prompt, "completion": row["completion"]}
-            file.write(json.dumps(text) + "\n")
-
-
-def _unsaid(line: str) -> None:
-    """What label_file says of its own output, which is not this command's."""
-    del line
+def _scores(made: FileLabels) -> LabelerScores:
+    rows = pq.read_table(made.rows, columns=["criterion", "score"])
+    scores = tuple(rows["score"].to_pylist())
+    return LabelerScores(made.labeler, rows["criterion"][0].as_py(), scores)

@@ -8,7 +8,7 @@ here: sampling and labelling (policy.py), what counts as a refusal (labeling/ref
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from labeling.refusal import refusal_of
@@ -122,10 +122,3 @@ def _rate(of: LabelerScores, asked: Sequence[Sequence[int]], threshold: float) -
 def _share(by_prompt: Sequence[Sequence[bool]]) -> Estimate:
     """Mean over prompts of each one's share, Wilson's interval on the number of prompts."""
     return wilson(sum(sum(one) / len(one) for one in by_prompt), len(by_prompt))
-
-
-def scores_of(rows: Sequence[Mapping[str, object]], labeler: str) -> LabelerScores:
-    """One labeler's scores out of label rows in the order of the completions."""
-    mine = [row for row in rows if row["labeler"] == labeler]
-    scores = tuple(None if r["score"] is None else float(str(r["score"])) for r in mine)
-    return LabelerScores(labeler, str(mine[0]["criterion"]) if mine else "", scores)

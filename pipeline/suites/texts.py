@@ -7,7 +7,6 @@ names file and line. Not here: labels (label_file.py), prompts of a round (inges
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 from collections.abc import Iterator, Mapping
@@ -22,6 +21,7 @@ from pipeline.errors import ConfigError
 from pipeline.ingest.files import json_lines
 from pipeline.ingest.messages import MalformedPrompt, messages_of
 from warehouse.errors import RoundhouseError
+from warehouse.files import text_sha256
 
 _COLUMNS = ("id", "text", "prompt", "completion")
 _JSONL = (".jsonl", ".jsonl.gz", ".ndjson")
@@ -80,7 +80,7 @@ def subject_table(subjects: list[Subject]) -> pa.Table:
             "prompt_id": pa.array([""] * len(subjects), pa.string()),
             "messages": pa.array([subject.messages for subject in subjects], pa.large_string()),
             "completion": pa.array(texts, pa.large_string()),
-            "completion_sha256": [hashlib.sha256(text.encode()).hexdigest() for text in texts],
+            "completion_sha256": [text_sha256(text) for text in texts],
         }
     )
 

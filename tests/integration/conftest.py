@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,15 @@ def warehouse(starters: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         root = folder / "warehouse"
         if not (folder / "stderr.txt").exists():
             folder.mkdir(exist_ok=True)
-            done = nights.run(root)
+            # A real process: what it prints is looked at, down to what its packages say.
+            done = subprocess.run(
+                nights.command(root),
+                capture_output=True,
+                text=True,
+                check=False,
+                env=nights.environment(),
+            )
+            assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
             (folder / "stdout.txt").write_text(done.stdout)
             (folder / "stderr.txt").write_text(done.stderr)
     return root

@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tests.commands import roundhouse
 from warehouse.ledger.ledger import Ledger
 from warehouse.ledger.reading import read_table
 from warehouse.schemas import TABLES
@@ -35,11 +36,8 @@ def command(root: Path, *more: str, verb: str = "run", config: str = "demo") -> 
 
 
 def run(root: Path, *more: str, code: int = 0, **kwargs: str) -> subprocess.CompletedProcess[str]:
-    """Runs it to the end and holds the exit code."""
-    words = command(root, *more, **kwargs)
-    done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment())
-    assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done
+    """Runs it to the end, without a process of its own, and holds the exit code."""
+    return roundhouse(*command(root, *more, **kwargs)[3:], code=code)
 
 
 def environment() -> dict[str, str]:

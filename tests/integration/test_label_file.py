@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from tests.integration import nights
+from tests.commands import roundhouse
 
 TEXTS = [
     {"id": "kind", "text": "Thank you, that is a lovely idea."},
@@ -19,13 +18,8 @@ TEXTS = [
 
 
 def label(folder: Path, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pipeline.cli", "label", "--config", "demo"]
-    command += ["--set", f"warehouse={folder / 'warehouse'}", "--set", "beam.shard_rows=2", *words]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env=nights.environment()
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    return done
+    sets = ("--set", f"warehouse={folder / 'warehouse'}", "--set", "beam.shard_rows=2")
+    return roundhouse("label", "--config", "demo", *sets, *words, code=code)
 
 
 def test_a_file_is_labelled_by_two_classifiers_and_a_bad_line_costs_itself(

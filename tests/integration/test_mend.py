@@ -12,6 +12,7 @@ from pathlib import Path
 import yaml
 
 from pipeline.config import RunConfig
+from tests.commands import roundhouse
 from tests.integration import nights
 from tests.pipeline.judged import Judges, config, judges, sql, store_rollouts
 
@@ -20,15 +21,6 @@ def write(root: Path, settings: RunConfig) -> Path:
     file = root.parent / "night.yaml"
     file.write_text(yaml.safe_dump(settings.model_dump(mode="json")))
     return file
-
-
-def roundhouse(*words: object, code: int = 0) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "pipeline.cli", *map(str, words)],
-        capture_output=True, text=True, check=False, env=nights.environment(),
-    )  # fmt: skip
-    assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
 
 
 def kept(root: Path) -> int:
@@ -84,14 +76,14 @@ def test_a_refused_round_is_mended_and_accepted(starters, tmp_path):
         judging.failing = {f"0-t{i}-0": "429" for i in range(5)}
         for purpose in ("train", "holdout"):
             roundhouse("label", file, "--round", 0, "--purpose", purpose)
-        assert "Round 0 is refused" in roundhouse("train", file, "--round", 0, code=4)
-        assert "still undone" in roundhouse("replay-dead", file, code=3)
+        assert "Round 0 is refused" in roundhouse("train", file, "--round", 0, code=4).stdout
+        assert "still undone" in roundhouse("replay-dead", file, code=3).stdout
         judging.failing = {}
         judging.asked.clear()
         roundhouse("replay-dead", file, "--round", 0)
         assert sorted(judging.asked) == sorted([f"0-t{i}-0" for i in range(5)] * 2)
         other = write(root, config(root, judging, model="m-2"))
-        said = roundhouse("relabel", other, "--round", 0, "--labeler", "api")
+        said = roundhouse("relabel", other, "--round", 0, "--labeler", "api").stdout
         assert said.count("rank correlation 1.000") == 2
     attempts = "select attempt, status, is_final from labels where rollout_id = '0-t0-0' " \
                "and labeler = 'metric' order by attempt"  # fmt: skip

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.commands import roundhouse
 from tests.integration import nights
 from warehouse.catalog.catalog import connect
 from warehouse.ledger.reading import read_table
@@ -23,11 +22,8 @@ def rows(root: Path, query: str) -> list[tuple]:
     return found
 
 
-def roundhouse(*words: str, code: int = 0) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "pipeline.cli", *words], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == code, done.stdout + done.stderr
+def said(*words: str, code: int = 0) -> str:
+    done = roundhouse(*words, code=code)
     return done.stdout + done.stderr
 
 
@@ -161,36 +157,36 @@ def test_why_answers_down_to_the_raw_output_and_the_template(warehouse):
         warehouse,
         "select rollout_id from rewards where is_eligible order by reward limit 1",
     )
-    text = roundhouse("query", str(warehouse), "why", "--rollout", rollout)
+    text = said("query", str(warehouse), "why", "--rollout", rollout)
     for word in ("raw_output", "contribution", "template_text", "Rate how helpful", "toxicity"):
         assert word in text
-    assert "no rollout nobody" in roundhouse(
+    assert "no rollout nobody" in said(
         "query", str(warehouse), "why", "--rollout", "nobody", code=1
     )
-    assert "needs --rollout" in roundhouse("query", str(warehouse), "why", code=1)
+    assert "needs --rollout" in said("query", str(warehouse), "why", code=1)
 
 
 def test_commands_read_the_warehouse(warehouse, tmp_path):
-    assert "completed" in roundhouse("status", str(warehouse))
-    out = roundhouse("sql", str(warehouse), "select round from rounds", "--format", "json")
+    assert "completed" in said("status", str(warehouse))
+    out = said("sql", str(warehouse), "select round from rounds", "--format", "json")
     assert json.loads(out) == [{"round": 0}, {"round": 1}]
-    assert roundhouse("sql", str(warehouse), "select 1 as a", "--format", "csv").split() == [
+    assert said("sql", str(warehouse), "select 1 as a", "--format", "csv").split() == [
         "a",
         "1",
     ]
-    refused = roundhouse("sql", str(warehouse), "select * from read_text('/etc/passwd')", code=1)
+    refused = said("sql", str(warehouse), "select * from read_text('/etc/passwd')", code=1)
     assert "Permission" in refused or "disabled" in refused
-    assert "toxicity_by_round" in roundhouse("query", str(warehouse))
-    assert "no query nothing" in roundhouse("query", str(warehouse), "nothing", code=1)
-    page = roundhouse("report", str(warehouse), "--out", str(tmp_path / "r.html"))
+    assert "toxicity_by_round" in said("query", str(warehouse))
+    assert "no query nothing" in said("query", str(warehouse), "nothing", code=1)
+    page = said("report", str(warehouse), "--out", str(tmp_path / "r.html"))
     assert (tmp_path / "r.html").exists()
     assert str(tmp_path / "r.html") in page
-    assert "no such folder" in roundhouse("status", str(tmp_path / "nowhere"), code=1).lower()
+    assert "no such folder" in said("status", str(tmp_path / "nowhere"), code=1).lower()
 
 
 def test_dpo_pairs_come_from_the_stored_rounds(warehouse, tmp_path):
     out = tmp_path / "pairs.jsonl"
-    assert "pairs in" in roundhouse("export", str(warehouse), "dpo", "--out", str(out))
+    assert "pairs in" in said("export", str(warehouse), "dpo", "--out", str(out))
     pairs = [json.loads(line) for line in out.read_text().splitlines()]
     assert pairs
     assert all(pair["margin"] >= 0.5 and pair["chosen"] != pair["rejected"] for pair in pairs)
@@ -218,10 +214,10 @@ def test_a_refused_night_is_trained_once_a_person_accepts_it(
     ((status, reason),) = rows(root, "select status, reason from rounds where round = 2")
     assert status == "refused"
     assert "wanted <= 0.01" in reason
-    said = roundhouse(
+    answer = said(
         "accept", str(root), "--round", "2", "--by", "anna", "--why", "canaries at .1 are fine"
     )
-    assert "trains on it" in said
+    assert "trains on it" in answer
     done = nights.run(root, *strict)
     assert "round=2/training" in done.stdout
     found = rows(

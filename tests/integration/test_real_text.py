@@ -6,12 +6,11 @@ through. The fall of toxicity is what `roundhouse run hh-davidson` shows, in min
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.commands import roundhouse
 from tests.integration import nights
 from warehouse.catalog.catalog import connect
 
@@ -64,9 +63,7 @@ def test_prompts_rollouts_labels_and_rewards_are_those_of_the_data(night: Path):
 
 
 def test_the_data_must_be_given(tmp_path: Path):
-    words = [sys.executable, "-m", "pipeline.cli", "run", "hh-davidson", "--set"]
-    absent = [f"warehouse={tmp_path / 'w'}", "--set", f"policy.starter_text={tmp_path}"]
-    done = subprocess.run([*words, *absent], capture_output=True, text=True, check=False)
-    assert done.returncode == 2
+    sets = [f"warehouse={tmp_path / 'w'}", f"policy.starter_text={tmp_path}"]
+    done = roundhouse("run", "hh-davidson", "--set", sets[0], "--set", sets[1], code=2)
     assert "policy.starter_text" in done.stderr
     assert "no such file" in done.stderr

@@ -5,23 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
-from tests.integration import nights
+from tests.commands import roundhouse
 
 POLITE = "Thank you, that is a lovely idea."
 RUDE = "You stupid idiot, nobody likes you."
-
-
-def roundhouse(*words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "pipeline.cli", *words],
-        capture_output=True, text=True, check=False, env=nights.environment(),
-    )  # fmt: skip
-    assert done.returncode == code, done.stdout + done.stderr
-    return done
 
 
 def suite(folder: Path, *rows: tuple[object, ...], header: str = "text,expected,slice") -> Path:

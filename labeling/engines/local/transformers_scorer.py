@@ -24,7 +24,8 @@ class TransformersScorer:
         token_budget: int = 8192,
     ) -> None:
         import torch
-        import transformers
+
+        from labeling.engines.hugging_face import transformers
 
         self._torch = torch
         kind = "float32" if device == "cpu" and dtype == "auto" else dtype

@@ -17,7 +17,8 @@ from labeling.engines.remote.answer_cache import CachedChatEngine
 from pipeline.cli import app
 from pipeline.config import PromptsConfig
 from pipeline.forgetting import forget_prompts, read_ids
-from pipeline.ingest.pairs import import_pairs
+from pipeline.ingest.importer import import_files
+from pipeline.ingest.meaning import ImportOptions
 from pipeline.ingest.prompts import ingest
 from pipeline.policies.models import FILES, check_policies
 from pipeline.runtime.shards import answers_file
@@ -194,7 +195,7 @@ def test_the_same_source_again_does_not_bring_it_back(tmp_path: Path) -> None:
         json.dumps({"chosen": f"\n\nHuman: {q}\n\nAssistant: yes",
                     "rejected": f"\n\nHuman: {q}\n\nAssistant: no"}) + "\n" for q in questions
     ))  # fmt: skip
-    import_pairs(root, [pairs], 0.2)
+    import_files(root, [pairs], ImportOptions("hh-pairs", "hh-pairs", 0.2))
     assert read_table(root, "preference_pairs").num_rows == 1
     texts = "".join(read_table(root, "prompts")["messages"].to_pylist())
     assert "Jane" not in texts

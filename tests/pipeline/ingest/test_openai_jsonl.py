@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from pipeline.ingest.importer import import_files
 from pipeline.ingest.meaning import ImportOptions
 from pipeline.ingest.messages import MalformedPrompt
 from pipeline.ingest.openai_jsonl import parse_line
-from pipeline.ingest.scored import import_scored
 from tests.pipeline.ingest.scored_files import chat, lines, preference, questions, turn
 from tests.pipeline.judged import sql
 from training.preference.rows import dpo_rows, sft_rows
@@ -28,7 +28,7 @@ def test_openai_lines_of_both_kinds(tmp_path):
         b"{",
         {"prompt": "x"},
     )
-    (done,) = import_scored(tmp_path / "w", [path], OPENAI).files
+    (done,) = import_files(tmp_path / "w", [path], OPENAI).files
     assert (done.train, done.labels, done.pairs, len(done.problems)) == (4, 3, 1, 2)
     rewards = sql(
         tmp_path / "w",

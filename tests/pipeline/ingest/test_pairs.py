@@ -15,13 +15,15 @@ from pipeline.cli import app
 from pipeline.config import PromptsConfig
 from pipeline.errors import ConfigError
 from pipeline.ingest.hh_pairs import parse_pair
+from pipeline.ingest.importer import ImportedFile, import_files
+from pipeline.ingest.meaning import ImportOptions
 from pipeline.ingest.messages import MalformedPrompt, first_turn_sha256, is_holdout
-from pipeline.ingest.pairs import PairsImport, import_pairs, pairs_key
 from pipeline.ingest.prompts import ingest
 from tests.pipeline.judged import sql
 from tests.pipeline.stored_pairs import train_pairs
 from tests.warehouse.builder import label, publish_rows, rollout
 from warehouse.catalog.catalog import connect, load_query
+from warehouse.files import file_sha256
 from warehouse.ledger.ledger import Ledger
 from warehouse.store import open_store
 
@@ -51,6 +53,10 @@ def questions(side: str, count: int, share: float = 0.5) -> list[str]:
     held = [is_holdout(first_turn_sha256([{"role": "user", "content": q}]), share) for q in asked]
     wanted = side == "holdout"
     return [f"What is {n}?" for n, is_held in enumerate(held) if is_held == wanted][:count]
+
+
+def import_pairs(root: Path, files: list[Path], share: float) -> list[ImportedFile]:
+    return list(import_files(root, files, ImportOptions("hh-pairs", "hh-pairs", share)).files)
 
 
 def commits(root: Path) -> list[str]:
@@ -101,7 +107,7 @@ def test_broken_lines_are_named_and_cost_only_themselves(tmp_path: Path):
         pair("\ud800"), b'"\xff"', b"[" * 100_000, pair(other),
     )  # fmt: skip
     (done,) = import_pairs(root, [file], 0.5)
-    assert (done.train, done.holdout, done.duplicates) == (2, 0, 0)
+    assert (done.train_pairs, done.holdout_pairs, done.duplicates) == (2, 0, 0)
     places = [problem.split(": ")[0] for problem in done.problems]
     assert places == ["p.jsonl:2", "p.jsonl:3", "p.jsonl:5", "p.jsonl:6", "p.jsonl:7"]
     stored = sql(root, "select row_id, message, stage from dead_letters order by row_id")
@@ -114,7 +120,9 @@ def test_what_was_imported_is_read_back_and_only_train_prompts(tmp_path: Path):
     root = tmp_path / "w"
     train, held = questions("train", 3), questions("holdout", 2)
     file = write(tmp_path / "p.jsonl.gz", *(pair(q, f"Good {q}", f"Bad {q}") for q in train + held))
-    assert import_pairs(root, [file], 0.5) == [PairsImport(pairs_key(file), 3, 2)]
+    assert import_pairs(root, [file], 0.5) == [
+        ImportedFile(f"gold-pairs/{file_sha256(file)[:16]}", train_pairs=3, holdout_pairs=2)
+    ]
     rows = {row["prompt"][0]["content"]: row for row in train_pairs(root)}
     assert set(rows) == set(train)
     for question, row in rows.items():
@@ -144,7 +152,7 @@ def test_a_pair_that_comes_twice_is_stored_once(tmp_path: Path):
     reversed_pair = pair(first, "No.", "Yes.")  # another annotator preferred the other answer
     two = write(tmp_path / "2.jsonl", pair(second), pair(third), reversed_pair)
     done = import_pairs(root, [one, two], 0.5)
-    assert [(d.train, d.duplicates) for d in done] == [(2, 1), (2, 1)]
+    assert [(d.train_pairs, d.duplicates) for d in done] == [(2, 1), (2, 1)]
     assert len(train_pairs(root)) == 4
     (counts,) = sql(root, "select count(*) as n, count(distinct rollout_id) as d from rollouts")
     assert counts == {"n": 6, "d": 6}
@@ -155,7 +163,7 @@ def test_imports_at_the_same_time_store_what_they_share_once(tmp_path: Path):
     files = [write(tmp_path / f"{n}.jsonl", *(pair(q) for q in asked[n : n + 8])) for n in range(4)]
     with ThreadPoolExecutor(4) as pool:
         done = list(pool.map(lambda file: import_pairs(root, [file], 0.5)[0], files))
-    assert sum(d.train for d in done) == len(train_pairs(root)) == 11
+    assert sum(d.train_pairs for d in done) == len(train_pairs(root)) == 11
     assert sum(d.duplicates for d in done) == 4 * 8 - 11
     (counts,) = sql(root, "select count(*) as n, count(distinct rollout_id) as d from rollouts")
     assert counts == {"n": 22, "d": 22}
@@ -245,7 +253,7 @@ def test_real_hh_files_come_in_but_for_their_empty_answers(tmp_path: Path):
     root = tmp_path / "w"
     files = [HH / "train.jsonl.gz", HH / "test.jsonl.gz"]
     done = import_pairs(root, files, 0.2)
-    assert sum(d.train + d.holdout + d.duplicates + len(d.problems) for d in done) == 1478 + 383
+    assert sum(d.pairs + d.duplicates + len(d.problems) for d in done) == 1478 + 383
     assert {p for d in done for p in d.problems} == {
         f"{place}: the answer of chosen is empty"
         for place in ("train.jsonl.gz:572", "train.jsonl.gz:679", "test.jsonl.gz:18",
@@ -253,7 +261,7 @@ def test_real_hh_files_come_in_but_for_their_empty_answers(tmp_path: Path):
     }  # fmt: skip
     ingest(str(root), PromptsConfig(source="hh", path=str(HH), holdout=0.2), 0)
     found = train_pairs(root)
-    assert len(found) == sum(d.train for d in done) > 1000
+    assert len(found) == sum(d.train_pairs for d in done) > 1000
     held = sql(root, "select first_turn_sha256 as t from prompts where purpose = 'holdout'")
     turns = {first_turn_sha256(row["prompt"]) for row in found}
     assert held

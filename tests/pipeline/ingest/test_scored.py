@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from pipeline.cli import app
 from pipeline.errors import ConfigError
+from pipeline.ingest.importer import import_files
 from pipeline.ingest.meaning import ImportOptions, parse_options
-from pipeline.ingest.scored import import_scored
 from pipeline.ingest.trl_completions import read_completions
 from tests.pipeline.ingest.scored_files import (
     completions,
@@ -55,7 +55,7 @@ def grpo_file(tmp_path: Path) -> Path:
 
 
 def test_trl_rows_become_rollouts_labels_and_rewards(tmp_path, grpo_file):
-    result = import_scored(tmp_path / "w", [grpo_file], TRL)
+    result = import_files(tmp_path / "w", [grpo_file], TRL)
     (done,) = result.files
     assert (done.train, done.holdout, done.labels, done.duplicates) == (4, 1, 9, 0)
     rollouts = sql(tmp_path / "w", "from rollouts order by completion")
@@ -81,7 +81,7 @@ def test_trl_rows_become_rollouts_labels_and_rewards(tmp_path, grpo_file):
 
 
 def test_a_column_that_leaves_0_to_1_has_raw_scores_alone(tmp_path, grpo_file):
-    result = import_scored(tmp_path / "w", [grpo_file], TRL)
+    result = import_files(tmp_path / "w", [grpo_file], TRL)
     assert result.unscaled == {"fit": (-1.0, 3.0)}
     by_labeler = sql(
         tmp_path / "w",
@@ -98,7 +98,7 @@ def test_a_scale_maps_raw_scores_and_may_fall(tmp_path, grpo_file):
     options = parse_options(
         "trl", "run-a", 0.5, scales=["fit=3,-1"], criteria=["fit=toxicity"], weights=["kind=0"]
     )
-    assert import_scored(tmp_path / "w", [grpo_file], options).unscaled == {}
+    assert import_files(tmp_path / "w", [grpo_file], options).unscaled == {}
     scores = sql(
         tmp_path / "w",
         "select completion, score, score_raw, score_scale, criterion, reward from labels "
@@ -116,7 +116,7 @@ def test_a_raw_score_outside_of_its_scale_is_out_of_range_and_infinity_is_no_num
     path = completions(
         tmp_path / "c.parquet", [sampled(one, "A.", fit=5.0), sampled(two, "B.", fit=math.inf)]
     )
-    import_scored(tmp_path / "w", [path], parse_options("trl", None, 0.5, scales=["fit=0,4"]))
+    import_files(tmp_path / "w", [path], parse_options("trl", None, 0.5, scales=["fit=0,4"]))
     rows = sql(
         tmp_path / "w",
         "select completion, status, score, score_raw, is_eligible, reward from labels join rollouts"
@@ -130,15 +130,15 @@ def test_a_raw_score_outside_of_its_scale_is_out_of_range_and_infinity_is_no_num
 
 def test_the_same_file_again_does_nothing_and_a_shared_sample_comes_in_once(tmp_path, grpo_file):
     root = tmp_path / "w"
-    import_scored(root, [grpo_file], TRL)
-    (again,) = import_scored(root, [grpo_file], TRL).files
+    import_files(root, [grpo_file], TRL)
+    (again,) = import_files(root, [grpo_file], TRL).files
     assert again.is_known
     # TRL writes its last generation batch at every log: the rows again, at another step.
     frame = pd.read_parquet(grpo_file)
     frame["step"] = 6
     later = tmp_path / "completions_00006.parquet"
     frame.to_parquet(later)
-    (third,) = import_scored(root, [later], TRL).files
+    (third,) = import_files(root, [later], TRL).files
     assert (third.train, third.holdout, third.labels, third.duplicates) == (0, 0, 0, 5)
     assert sql(root, "select count(*) as n from rollouts") == [{"n": 5}]
     assert len(heads(root)) == 2
@@ -147,7 +147,7 @@ def test_the_same_file_again_does_nothing_and_a_shared_sample_comes_in_once(tmp_
 def test_two_equal_samples_of_one_file_are_two_rollouts(tmp_path):
     (one,) = questions("train", 1)
     path = completions(tmp_path / "c.parquet", [sampled(one, "Same.", fit=0.5)] * 2)
-    import_scored(tmp_path / "w", [path], TRL)
+    import_files(tmp_path / "w", [path], TRL)
     assert sql(tmp_path / "w", "select sample_index from rollouts order by 1") == [
         {"sample_index": 0},
         {"sample_index": 1},
@@ -156,18 +156,18 @@ def test_two_equal_samples_of_one_file_are_two_rollouts(tmp_path):
 
 def test_other_options_need_another_source(tmp_path, grpo_file):
     root = tmp_path / "w"
-    import_scored(root, [grpo_file], TRL)
+    import_files(root, [grpo_file], TRL)
     with pytest.raises(ConfigError, match="name another --source"):
-        import_scored(root, [grpo_file], parse_options("trl", None, 0.5, scales=["fit=-1,3"]))
+        import_files(root, [grpo_file], parse_options("trl", None, 0.5, scales=["fit=-1,3"]))
     scaled = parse_options("trl", "scaled", 0.5, scales=["fit=-1,3"])
-    (done,) = import_scored(root, [grpo_file], scaled).files
+    (done,) = import_files(root, [grpo_file], scaled).files
     assert done.train == 4
     assert sql(root, "select count(*) as n from current_rewards") == [{"n": 10}]
 
 
 def test_best_against_worst_of_an_imported_source(tmp_path, grpo_file):
     root = tmp_path / "w"
-    import_scored(root, [grpo_file], TRL)
+    import_files(root, [grpo_file], TRL)
     pairs = dpo_rows(root, Selection(imported="trl")).to_pylist()
     assert sorted(
         (p["chosen"][0]["content"], p["rejected"][0]["content"], p["margin"]) for p in pairs
@@ -192,7 +192,7 @@ def test_the_rounds_of_a_warehouse_and_an_import_keep_apart(tmp_path, grpo_file)
     before = {view: sql(root, f"from {view}") for view in views}
     pairs = dpo_rows(root, Selection()).to_pylist()
     options = parse_options("trl", None, 0.5, criteria=["kind=toxicity"])
-    import_scored(root, [grpo_file], options)
+    import_files(root, [grpo_file], options)
     assert {view: sql(root, f"from {view}") for view in views} == before
     assert dpo_rows(root, Selection()).to_pylist() == pairs
     assert len(before["toxicity_by_round"]) == len(pairs) == 1
@@ -227,7 +227,7 @@ def one_night(root: Path) -> Path:
 
 def test_no_imported_row_that_begins_as_a_holdout_prompt_trains(tmp_path, grpo_file):
     root = tmp_path / "w"
-    import_scored(root, [grpo_file], TRL)
+    import_files(root, [grpo_file], TRL)
     first = digest(questions("train", 1)[0])
     publish_rows(root, "prompts", prompts=[prompt("p1", first_turn_sha256=first)])
     pairs = dpo_rows(root, Selection(imported="trl")).to_pylist()
@@ -236,7 +236,7 @@ def test_no_imported_row_that_begins_as_a_holdout_prompt_trains(tmp_path, grpo_f
 
 def test_ppo_refuses_an_import_and_says_why(tmp_path, grpo_file):
     root = tmp_path / "w"
-    import_scored(root, [grpo_file], TRL)
+    import_files(root, [grpo_file], TRL)
     with pytest.raises(EmptyRound, match=r"5 imported completions .* text only.*train-dpo"):
         trainable_rows(
             root, 0, recipe_sha256=None, config=TrainingConfig(), policy_revision="policy-0"
@@ -245,7 +245,7 @@ def test_ppo_refuses_an_import_and_says_why(tmp_path, grpo_file):
 
 def test_an_unknown_source_is_named_with_those_that_are_there(tmp_path, grpo_file):
     root = tmp_path / "w"
-    import_scored(root, [grpo_file], TRL)
+    import_files(root, [grpo_file], TRL)
     for rows in (dpo_rows, sft_rows):
         with pytest.raises(TrainingError, match=r"'openai'.*there are: trl"):
             rows(root, Selection(imported="openai"))
@@ -266,7 +266,7 @@ def test_a_bad_row_of_trl_costs_only_itself(tmp_path, row, why):
     (one,) = questions("train", 1)
     rows = [sampled(one, "Good.", fit=0.5), sampled(one, "x", fit=0.5) | row]
     path = completions(tmp_path / "c.parquet", [rows[0]])
-    (done,) = import_scored(tmp_path / "w", [path], TRL).files
+    (done,) = import_files(tmp_path / "w", [path], TRL).files
     assert done.problems == ()
     bad = completions(tmp_path / "bad.parquet", rows[1:])
     content = read_completions(bad, "trl")
@@ -301,12 +301,12 @@ def test_rewards_can_be_named_where_numbers_were_logged_beside_them(tmp_path):
 def test_a_file_that_is_no_completions_file_is_refused(tmp_path):
     other = completions(tmp_path / "other.parquet", [{"question": "Why?"}])
     with pytest.raises(ConfigError, match="no column completion or prompt"):
-        import_scored(tmp_path / "w", [other], TRL)
+        import_files(tmp_path / "w", [other], TRL)
     text = lines(tmp_path / "text.parquet", b"no Parquet at all")
     with pytest.raises(ConfigError, match="not a readable Parquet file"):
-        import_scored(tmp_path / "w", [text], TRL)
+        import_files(tmp_path / "w", [text], TRL)
     with pytest.raises(ConfigError, match="no such file"):
-        import_scored(tmp_path / "w", [tmp_path / "absent"], TRL)
+        import_files(tmp_path / "w", [tmp_path / "absent"], TRL)
     assert heads(tmp_path / "w") == []
 
 
@@ -331,7 +331,7 @@ def test_an_option_that_makes_no_sense_is_named(options, why):
 def test_an_option_about_a_score_that_is_not_there_is_refused(tmp_path, grpo_file):
     options = parse_options("trl", None, 0.5, criteria=["fitt=toxicity"])
     with pytest.raises(ConfigError, match=r"--criterion fitt: .* there: fit, kind"):
-        import_scored(tmp_path / "w", [grpo_file], options)
+        import_files(tmp_path / "w", [grpo_file], options)
     assert heads(tmp_path / "w") == []
 
 
@@ -355,7 +355,7 @@ def test_the_command_line_imports_and_exports(tmp_path, grpo_file):
 
 
 def test_every_kind_of_export_reaches_an_import(tmp_path, grpo_file):
-    import_scored(tmp_path / "w", [grpo_file], TRL)
+    import_files(tmp_path / "w", [grpo_file], TRL)
     counts = {
         kind: export_rows(
             tmp_path / "w", kind, tmp_path / f"{kind}.parquet", Selection(imported="trl")

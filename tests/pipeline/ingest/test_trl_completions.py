@@ -8,8 +8,8 @@ import pytest
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
+from pipeline.ingest.importer import import_files
 from pipeline.ingest.meaning import ImportOptions
-from pipeline.ingest.scored import import_scored
 from tests.pipeline.judged import sql
 from tests.training.tiny import tiny_policy
 from training.preference.config import PreferenceConfig
@@ -68,7 +68,7 @@ def run(tmp_path_factory):
 def test_every_completion_that_trl_logged_is_a_row(run, tmp_path):
     _, files = run
     assert [path.name for path in files] == [f"completions_0000{n}.parquet" for n in (1, 2)]
-    result = import_scored(tmp_path, files, ImportOptions("trl", "grpo", holdout=0.01))
+    result = import_files(tmp_path, files, ImportOptions("trl", "grpo", holdout=0.01))
     problems = [problem for done in result.files for problem in done.problems]
     assert all("completion is empty" in problem for problem in problems)
     brought = sum(done.train + done.holdout for done in result.files)
@@ -85,7 +85,7 @@ def test_every_completion_that_trl_logged_is_a_row(run, tmp_path):
 
 def test_dpo_trains_on_what_was_imported_as_text(run, tmp_path):
     policy, files = run
-    import_scored(tmp_path, files, ImportOptions("trl", "grpo", holdout=0.01))
+    import_files(tmp_path, files, ImportOptions("trl", "grpo", holdout=0.01))
     rows = dpo_rows(tmp_path, Selection(imported="grpo", margin=0.0))
     assert rows.num_rows == 4  # two prompts a step
     made = train_dpo(

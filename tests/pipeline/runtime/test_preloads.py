@@ -8,6 +8,7 @@ from pipeline.config import RunConfig
 from pipeline.configs.loading import load_config
 from pipeline.runtime.preloads import NIGHT, label_preloads, preloads, sampling_preloads
 
+OF_LABELS = {"labeling", "torch", "transformers"}
 REMOTE = (
     "{name: %s, kind: judge, role: %s, criterion: toxicity, rubric: toxicity, "
     "engine: {kind: openai, base_url: 'http://127.0.0.1:9/v1', model: m}}"
@@ -25,7 +26,7 @@ def packages(modules: list[str]) -> set[str]:
 
 def test_a_night_imports_every_engine_once(demo):
     modules = preloads(demo, NIGHT)
-    assert packages(modules) == {"apache_beam", "pipeline", "torch", "transformers", "vllm"}
+    assert packages(modules) == OF_LABELS | {"apache_beam", "pipeline", "vllm"}
     assert len(modules) == len(set(modules))
     assert {"pipeline.stages.training", "pipeline.stages.rollout_worker"} <= set(modules)
 
@@ -33,7 +34,7 @@ def test_a_night_imports_every_engine_once(demo):
 def test_labelling_with_classifiers_needs_no_vllm(demo):
     classifiers = [one for one in demo.labelers if one.kind == "classifier"]
     assert classifiers
-    assert packages(label_preloads(classifiers)) == {"torch", "transformers"}
+    assert packages(label_preloads(classifiers)) == OF_LABELS
     assert "pipeline.stages.training" not in preloads(demo, ("set-up", "labelling"))
 
 
@@ -46,7 +47,7 @@ def test_a_remote_judge_needs_no_engine_here():
 
 def test_training_and_the_gate_need_neither_vllm_nor_beam(demo):
     modules = preloads(demo, ("set-up", "rewards", "training", "evaluation"))
-    assert packages(modules) == {"pipeline", "torch", "transformers"}
+    assert packages(modules) == OF_LABELS | {"pipeline"}
 
 
 def test_sampling_with_transformers_needs_no_vllm(demo):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +15,7 @@ from pipeline.stages import rewards
 from pipeline.stages.decisions import ACCEPT, REJECT, decide, last_decision
 from pipeline.stages.gate import gate, is_reopened
 from pipeline.stages.rounds import awaits_training, round_row
+from tests.commands import roundhouse
 from tests.pipeline.judged import opened
 from tests.warehouse.builder import Row, label, publish_rows, rollout
 from tests.warehouse.builder import round_row as a_round
@@ -285,20 +284,15 @@ def test_a_verdict_that_makes_no_sense_is_refused(
 
 def test_the_commands_ask_for_name_and_reason(tmp_path: Path) -> None:
     publish_rows(tmp_path, "round=1/evaluation", rounds=[a_round(0, training_run_id="t")])
-
-    def roundhouse(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "pipeline.cli", *words]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
-
-    asked = roundhouse("reject", str(tmp_path), "--round", "0", "--by", "anna")
-    assert (asked.returncode, "--why" in asked.stderr) == (2, True)
-    refused = roundhouse("accept", str(tmp_path), "--round", "0", "--by", "anna", "--why", WHY)
-    assert (refused.returncode, refused.stderr.startswith("roundhouse: round 0 is c")) == (2, True)
-    mistyped = str(tmp_path / "mistyped")
-    nowhere = roundhouse("accept", mistyped, "--round", "0", "--by", "anna", "--why", WHY)
-    assert (nowhere.returncode, Path(mistyped).exists()) == (1, False)
-    done = roundhouse("reject", str(tmp_path), "--round", "0", "--by", "anna", "--why", WHY)
-    assert (done.returncode, done.stdout[:20]) == (0, "round 0 is rejected,")
+    words = (str(tmp_path), "--round", "0", "--by", "anna")
+    assert "--why" in roundhouse("reject", *words, code=2).stderr
+    refused = roundhouse("accept", *words, "--why", WHY, code=2)
+    assert refused.stderr.startswith("roundhouse: round 0 is c")
+    mistyped = tmp_path / "mistyped"
+    roundhouse("accept", mistyped, *words[1:], "--why", WHY, code=1)
+    assert not mistyped.exists()
+    done = roundhouse("reject", *words, "--why", WHY)
+    assert done.stdout.startswith("round 0 is rejected,")
 
 
 def test_sentinel_checks_shows_what_the_gate_saw(tmp_path: Path) -> None:

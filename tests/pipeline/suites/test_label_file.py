@@ -239,7 +239,7 @@ def test_parts_become_one_file_in_one_step(tmp_path: Path, suffix: str):
         pq.write_table(labels, part)
     out = tmp_path / f"out.{suffix}"
     out.write_text("what was there before")
-    label_file._write(out, work, parts)
+    label_file._write(out, parts)
     if suffix == "parquet":
         assert pq.read_table(out).equals(pa.concat_tables([labels, labels]))
     else:
@@ -248,3 +248,18 @@ def test_parts_become_one_file_in_one_step(tmp_path: Path, suffix: str):
         assert list(read[0]) == label_file.SCHEMA.names
         assert read[0]["labeled_at"] == labels["labeled_at"][0].as_py().isoformat()
     assert sorted(path.name for path in work.iterdir()) == ["one.parquet", "two.parquet"]
+    assert list(tmp_path.glob(".*")) == []
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_a_write_that_fails_half_way_leaves_the_file_of_yesterday(tmp_path: Path, suffix: str):
+    rows = subjects_of(jsonl(tmp_path, {"text": "four"}))
+    labels = label_file.label_shard(Lengths(), rows, Heartbeat(tmp_path, "x", 1, "texts"))
+    pq.write_table(labels, tmp_path / "one.parquet")
+    out = tmp_path / f"out.{suffix}"
+    out.write_text("yesterday's")
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(FileNotFoundError):
+        label_file._write(out, [tmp_path / "one.parquet", tmp_path / "lost.parquet"])
+    assert out.read_text() == "yesterday's"
+    assert sorted(tmp_path.iterdir()) == before
