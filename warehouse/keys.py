@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+GOLD_PAIRS = "gold-pairs/"  # how the keys of all files of pairs begin
 _SHORT = 16  # hex digits of a digest in a key
 _ROUND = re.compile(r"round=(\d+)/(.+)")
 _KINDS = {"train": "train", "holdout": "eval"}  # purpose -> how keys call it
@@ -130,7 +131,7 @@ def gold_key(sha256: str) -> str:
 
 def gold_pairs_key(sha256: str) -> str:
     """A file of pairs that people ranked, by its hash."""
-    return f"gold-pairs/{sha256[:_SHORT]}"
+    return f"{GOLD_PAIRS}{sha256[:_SHORT]}"
 
 
 def import_key(source: str, sha256: str) -> str:

@@ -19,10 +19,10 @@ from pipeline.runtime.publishing import code_version
 from warehouse.catalog.catalog import connect
 from warehouse.errors import AlreadyPublished, Conflict
 from warehouse.files import text_sha256
-from warehouse.ledger.ledger import Ledger
+from warehouse.handle import Warehouse
+from warehouse.keys import gold_key
 from warehouse.publish import publish
 from warehouse.schemas import table_from_rows
-from warehouse.store import open_store
 
 Key = tuple[str, str, str]
 _SHOWN_ERRORS = 20
@@ -55,7 +55,7 @@ def import_verdicts(root: str | Path, path: Path) -> ImportReport:
 def _import(root: str | Path, path: Path, rows: list[SheetRow]) -> ImportReport:
     """Raises Conflict where other verdicts were published since the warehouse was read."""
     judged = [row for row in rows if row.cells["score"].strip()]
-    version = Ledger(open_store(root, read_only=True)).head()
+    version = Warehouse.open(root, read_only=True).ledger.head()
     ids = [row.cells["rollout_id"].strip() for row in judged]
     warehouse = _read_known(root, version, ids)
     lines: dict[Key, int] = {}
@@ -156,7 +156,7 @@ def _publish(root: str | Path, verdicts: list[dict[str, Any]], version: int) -> 
     rows = table_from_rows("gold", verdicts).sort_by(
         [(column, "ascending") for column in ("rollout_id", "criterion", "annotator")]
     )
-    key = f"gold/{text_sha256(json.dumps(rows.to_pylist()))[:16]}"
+    key = gold_key(text_sha256(json.dumps(rows.to_pylist())))
     try:
         publish(root, key, {"gold": rows}, code_version=code_version(), since=version)
     except AlreadyPublished:  # another import of the same verdicts, a moment ago

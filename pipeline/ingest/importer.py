@@ -32,11 +32,9 @@ from pipeline.ingest.rows import (
 from pipeline.ingest.trl_completions import read_completions
 from pipeline.runtime.publishing import code_version
 from warehouse.errors import AlreadyPublished, Conflict
-from warehouse.ledger.ledger import Ledger
-from warehouse.ledger.reading import read_table
+from warehouse.handle import Warehouse
 from warehouse.publish import publish
 from warehouse.schemas import table_from_rows
-from warehouse.store import open_store
 
 
 @dataclass(frozen=True)
@@ -79,8 +77,9 @@ def import_files(root: str | Path, paths: Sequence[Path], options: ImportOptions
     option that no file bears out, and for other options than this source was imported with.
     """
     _refuse_missing(paths)
-    _refuse_other_split(root, options.holdout)
-    _refuse_other_options(root, options)
+    warehouse = Warehouse.open(root)
+    _refuse_other_split(warehouse, options.holdout)
+    _refuse_other_options(warehouse, options)
     contents = [_read(path, options) for path in paths]
     ranges = score_ranges([rollout for content in contents for rollout in content.rollouts])
     options.refuse_unknown(set(ranges))
@@ -89,7 +88,7 @@ def import_files(root: str | Path, paths: Sequence[Path], options: ImportOptions
     for path, content in zip(paths, contents, strict=True):
         while True:
             with contextlib.suppress(Conflict):  # another import came between: look again
-                done.append(_publish(root, path, content, options, unscaled))
+                done.append(_publish(warehouse, path, content, options, unscaled))
                 break
     return ImportResult(tuple(done), {name: ranges[name] for name in unscaled})
 
@@ -100,14 +99,14 @@ def _refuse_missing(paths: Sequence[Path]) -> None:
         raise ConfigError(f"import: no such file: {', '.join(missing)}")
 
 
-def _refuse_other_split(root: str | Path, share: float) -> None:
+def _refuse_other_split(warehouse: Warehouse, share: float) -> None:
     """A share that would put a prompt of this warehouse on the other side of its split."""
     if not 0 < share < 1:
         raise ConfigError(f"--holdout {share}: expected a share between 0 and 1")
-    if not Ledger(open_store(root)).commits():
+    if not warehouse.ledger.commits():
         return
     columns = ["prompt_id", "purpose", "first_turn_sha256"]
-    for row in read_table(root, "prompts", columns=columns).to_pylist():
+    for row in warehouse.read_table("prompts", columns=columns).to_pylist():
         if row["purpose"] not in ("train", "holdout"):
             continue
         expected = "holdout" if is_holdout(row["first_turn_sha256"], share) else "train"
@@ -119,10 +118,10 @@ def _refuse_other_split(root: str | Path, share: float) -> None:
             )
 
 
-def _refuse_other_options(root: str | Path, options: ImportOptions) -> None:
+def _refuse_other_options(warehouse: Warehouse, options: ImportOptions) -> None:
     if not options.has_scores:
         return
-    for commit in Ledger(open_store(root)).commits():
+    for commit in warehouse.ledger.commits():
         known = commit.meta.get("options")
         if commit.key.startswith(options.key_prefix) and known != options.text():
             raise ConfigError(
@@ -144,7 +143,7 @@ def _read(path: Path, options: ImportOptions) -> FileContent:
 
 
 def _publish(
-    root: str | Path,
+    warehouse: Warehouse,
     path: Path,
     content: FileContent,
     options: ImportOptions,
@@ -152,12 +151,11 @@ def _publish(
 ) -> ImportedFile:
     """Raises Conflict where a table was published since the warehouse was read."""
     key = options.key(path)
-    ledger = Ledger(open_store(root))
-    version = ledger.head()
-    if ledger.find(key):
+    version = warehouse.ledger.head()
+    if warehouse.is_published(key):
         return ImportedFile(key, problems=content.problems, is_known=True)
     rows = imported_rows(content, options, unscaled)
-    rows.leave_out(*_known_rows(root, options.key_prefix, version))
+    rows.leave_out(*_known_rows(warehouse.at(version), options.key_prefix))
     tables = {
         "prompts": [*rows.prompts.values()],
         "rollouts": [*rows.rollouts.values()],
@@ -170,7 +168,7 @@ def _publish(
     meta = {"source": options.source, "path": path.name, "holdout": str(options.holdout)}
     try:
         publish(
-            root,
+            warehouse.root,
             key,
             {name: table_from_rows(name, found) for name, found in tables.items()},
             code_version=code_version(),
@@ -182,15 +180,15 @@ def _publish(
     return _counts(key, content, rows, options)
 
 
-def _known_rows(root: str | Path, prefix: str, version: int) -> tuple[set[str], set[PairId]]:
+def _known_rows(warehouse: Warehouse, prefix: str) -> tuple[set[str], set[PairId]]:
     """Ids of the rollouts and pairs that commits whose key begins with `prefix` brought."""
-    commits = Ledger(open_store(root)).commits(version)
+    commits = warehouse.ledger.commits(warehouse.as_of)
     keys = [commit.key for commit in commits if commit.key.startswith(prefix)]
     if not keys:
         return set(), set()
     columns = ["chosen_id", "rejected_id"]
-    rollouts = read_table(root, "rollouts", columns=["rollout_id"], as_of=version, keys=keys)
-    pairs = read_table(root, "preference_pairs", columns=columns, as_of=version, keys=keys)
+    rollouts = warehouse.read_table("rollouts", columns=["rollout_id"], keys=keys)
+    pairs = warehouse.read_table("preference_pairs", columns=columns, keys=keys)
     chosen, rejected = (pairs[name].to_pylist() for name in columns)
     return set(rollouts["rollout_id"].to_pylist()), set(zip(chosen, rejected, strict=True))
 

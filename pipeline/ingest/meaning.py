@@ -16,6 +16,7 @@ from pathlib import Path
 
 from pipeline.errors import ConfigError
 from warehouse.files import file_sha256
+from warehouse.keys import GOLD_PAIRS, gold_pairs_key, import_key, import_prefix
 
 _SOURCE = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 PARSER_VERSION = "1"
@@ -58,11 +59,12 @@ class ImportOptions:
     @property
     def key_prefix(self) -> str:
         """What the ledger keys of the source begin with."""
-        return f"import/{self.source}/" if self.has_scores else "gold-pairs/"
+        return import_prefix(self.source) if self.has_scores else GOLD_PAIRS
 
     def key(self, path: Path) -> str:
         """Ledger key of a file's rows: the file's bytes, whatever it is called."""
-        return f"{self.key_prefix}{file_sha256(path)[:16]}"
+        sha256 = file_sha256(path)
+        return import_key(self.source, sha256) if self.has_scores else gold_pairs_key(sha256)
 
     @property
     def recipe(self) -> str:

@@ -28,11 +28,10 @@ from pipeline.ingest.messages import (
 from warehouse import schemas
 from warehouse.errors import AlreadyPublished
 from warehouse.files import file_sha256, sha256_of, text_sha256
-from warehouse.ledger.ledger import Ledger
-from warehouse.ledger.reading import read_table
+from warehouse.handle import Warehouse
+from warehouse.keys import prompts_key
 from warehouse.ledger.suppression import forgotten, normalise
 from warehouse.publish import publish
-from warehouse.store import open_store
 
 
 @dataclass(frozen=True)
@@ -52,11 +51,12 @@ class Ingest:
 
 def ingest(root: str, config: PromptsConfig, seed: int) -> Ingest | None:
     """Publishes the source's prompts that the warehouse lacks; None if it was ingested before."""
-    key = f"prompts/{source_sha256(config, seed)[:16]}"
-    if Ledger(open_store(root)).find(key):
+    key = prompts_key(source_sha256(config, seed))
+    warehouse = Warehouse.open(root)
+    if warehouse.is_published(key):
         return None
-    known = set(read_table(root, "prompts", columns=["prompt_id"])["prompt_id"].to_pylist())
-    gone = forgotten(Ledger(open_store(root)).commits())
+    known = set(warehouse.read_table("prompts", columns=["prompt_id"])["prompt_id"].to_pylist())
+    gone = forgotten(warehouse.ledger.commits())
     rows: dict[str, dict[str, object]] = {}
     dead: list[dict[str, object]] = []
     duplicates = hidden = 0
