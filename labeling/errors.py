@@ -1,4 +1,4 @@
-"""A labeler that cannot start or whose backend is dead."""
+"""Labelers that cannot start: by the user's configuration, or because their backend is dead."""
 
 from __future__ import annotations
 
@@ -7,3 +7,9 @@ from warehouse.errors import RoundhouseError
 
 class LabelingError(RoundhouseError, RuntimeError):
     """A labeler that cannot start or whose backend is dead; the message says what to do."""
+
+
+class Misconfigured(LabelingError):
+    """What a configuration asks for cannot be had; the message names the key or the file."""
+
+    exit_code = 2

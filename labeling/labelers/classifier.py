@@ -25,7 +25,7 @@ from labeling.engines.tokens import (
     tokenizer_sha256,
 )
 from labeling.errors import LabelingError
-from labeling.label import LabelIdentity, Measurement, decoded_texts, label_rows
+from labeling.label import UNREADABLE, LabelIdentity, Measurement, decoded_texts, label_rows
 from labeling.labelers.config import ClassifierConfig
 from labeling.labelers.forward import load_forward
 from labeling.labelers.label_map import Floats, LabelMap, logits_json, match_labels, scores_of
@@ -236,7 +236,7 @@ def _report(progress: Progress | None, count: int) -> None:
 
 def _unreadable(text: str | None) -> Measurement | None:
     if text is None:
-        return Measurement("error", status_detail="the completion is NULL or not valid UTF-8")
+        return UNREADABLE
     return None if text.strip() else Measurement("empty")
 
 

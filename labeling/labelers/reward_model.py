@@ -19,9 +19,10 @@ import pyarrow as pa
 
 from labeling.engines.model_identity import ModelIdentity
 from labeling.engines.tokens import pad_right, set_padding, token_batches, tokenizer_sha256
-from labeling.engines.untrusted import JudgePrompt, UnfitPrompt
+from labeling.engines.untrusted import UnfitPrompt
 from labeling.errors import LabelingError
-from labeling.label import LabelIdentity, Measurement, decoded_texts, label_rows
+from labeling.judges.prompt import RenderedPrompt
+from labeling.label import UNREADABLE, LabelIdentity, Measurement, decoded_texts, label_rows
 from labeling.labelers.config import RewardModelConfig
 from labeling.labelers.label_map import logits_json
 from labeling.labelers.reward_prompt import DialogueBuilder
@@ -67,14 +68,14 @@ class RewardModelLabeler:
     def label(self, subjects: pa.Table, progress: Progress | None = None) -> pa.Table:
         """See Labeler.label."""
         found: list[Measurement | None] = []
-        prompts: dict[int, JudgePrompt] = {}
+        prompts: dict[int, RenderedPrompt] = {}
         rows = zip(
             decoded_texts(subjects["messages"]), decoded_texts(subjects["completion"]), strict=True
         )
         for index, (messages, completion) in enumerate(rows):
             prompt = self._prompt(messages, completion)
             found.append(prompt if isinstance(prompt, Measurement) else None)
-            if isinstance(prompt, JudgePrompt):
+            if isinstance(prompt, RenderedPrompt):
                 prompts[index] = prompt
         if progress is not None and len(prompts) < len(found):
             progress(len(found) - len(prompts))
@@ -104,9 +105,9 @@ class RewardModelLabeler:
         """Drops the model."""
         del self._model
 
-    def _prompt(self, messages: str | None, completion: str | None) -> JudgePrompt | Measurement:
+    def _prompt(self, messages: str | None, completion: str | None) -> RenderedPrompt | Measurement:
         if completion is None:
-            return Measurement("error", status_detail="the completion is NULL or not valid UTF-8")
+            return UNREADABLE
         try:
             prompt = self._builder.build(messages, completion)
         except UnfitPrompt as error:
@@ -132,7 +133,7 @@ class RewardModelLabeler:
         logits: list[float] = out.logits[:, 0].double().cpu().tolist()
         return logits
 
-    def _measurement(self, prompt: JudgePrompt, logit: float) -> Measurement:
+    def _measurement(self, prompt: RenderedPrompt, logit: float) -> Measurement:
         is_finite = math.isfinite(logit)
         score = None
         if is_finite:
