@@ -14,7 +14,7 @@ from labeling.engines.config import (
     OpenAIEngineConfig,
     VllmEngineConfig,
 )
-from labeling.engines.model_identity import ModelIdentity
+from labeling.engines.model_identity import ModelIdentity, loading
 from labeling.engines.prices import GIVEN, Price, known_batch_share, known_price
 from labeling.engines.remote.dispatch import Limits
 from labeling.engines.remote.shared_limits import Account
@@ -52,7 +52,7 @@ def _load_local_engine(
     from labeling.engines.local.vllm_chat import VllmChatEngine
     from labeling.engines.tokens import tokenizer_sha256
 
-    try:
+    with loading(f"{key}.engine.model", config.model):
         tokenizer: Any = AutoTokenizer.from_pretrained(model.location, revision=model.commit)
         engine = VllmChatEngine(
             model.location,
@@ -64,8 +64,6 @@ def _load_local_engine(
             max_model_len=config.max_model_len,
             gpu_memory_utilization=config.gpu_memory_utilization,
         )
-    except (OSError, ValueError) as error:
-        raise Misconfigured(f"{key}.engine.model: cannot load {config.model}: {error}") from error
     return engine, {
         "device": engine.device,
         "dtype": engine.dtype,

@@ -17,7 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from labeling.engines.model_identity import ModelIdentity
+from labeling.engines.model_identity import ModelIdentity, loading
 from labeling.engines.scoring import load_score_engine
 from labeling.engines.tokens import tokenizer_sha256
 from labeling.engines.untrusted import UnfitPrompt
@@ -55,14 +55,11 @@ class JudgeLabeler:
         """Loads tokenizer and engine; raises LabelingError when they cannot judge by the rubric."""
         from transformers import AutoTokenizer
 
-        try:
+        with loading(f"labelers.{config.name}.engine.model", config.engine.model):
             tokenizer: Any = AutoTokenizer.from_pretrained(model.location, revision=model.commit)
             # Before the engine: a model that cannot be a judge need not be loaded to find out.
             self._builder = PromptBuilder(rubric, tokenizer, judge=config.engine.model)
             self._engine = load_score_engine(config.engine, model, device, labeler=config.name)
-        except (OSError, ValueError) as error:
-            message = f"labelers.{config.name}.engine.model: cannot load {config.engine.model}"
-            raise LabelingError(f"{message}: {error}") from error
         self._config, self._rubric, self._seed = config, rubric, seed
         self._has_reasons = config.chosen_reasoning == "before"
         self.identity = self._identity(model, revision, tokenizer_sha256(tokenizer), seed)
