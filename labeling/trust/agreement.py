@@ -1,10 +1,10 @@
 """How far raters agree with each other: pure functions on arrays of items x raters.
 
 Libraries do the arithmetic (scikit-learn, krippendorff, imported where they are used); AC1, which
-none of them has, stands here with its source. What is undefined (kappa where everybody says one word) is None, never NaN.
-Intervals are percentile bootstraps at 95 % over clusters of items, because the completions of one
-prompt are not independent. Not here: labelers against gold as the truth (calibration.py), who is
-compared with whom (pipeline/audit/sample.py).
+none of them has, stands here with its source. What is undefined (kappa where everybody says one
+word) is None, never NaN. Intervals are percentile bootstraps at 95 % over clusters of items,
+because the completions of one prompt are not independent. Not here: labelers against gold as the
+truth (calibration.py), who is compared with whom (pipeline/audit/sample.py).
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """How far a labeler can be believed: against gold, as a probability, as a rate. Pure functions.
 
 Libraries do the arithmetic (scikit-learn, statsmodels, scipy, imported where they are used); ECE
-and Rogan-Gladen, which none of them has, stand here with their source. What is undefined (sensitivity without positives) is None, never
-NaN. Shares carry Wilson intervals at 95 %. Not here: raters among themselves (agreement.py), which
-completions are compared (pipeline/audit/sample.py).
+and Rogan-Gladen, which none of them has, stand here with their source. What is undefined
+(sensitivity without positives) is None, never NaN. Shares carry Wilson intervals at 95 %. Not here:
+raters among themselves (agreement.py), which completions are compared (pipeline/audit/sample.py).
 """
 
 from __future__ import annotations
