@@ -59,7 +59,7 @@ def _build_judge(
     config: JudgeConfig, model: ModelIdentity, chosen: str, seed: int, paid: PaidWork | None
 ) -> Labeler:
     """A judge of what it is shown: one completion, or two in one order."""
-    rubric = _rubric_of(config)
+    rubric = rubric_of(config)
     revision = _revision(config, model)
     if config.is_remote or config.chosen_method == "written":
         from labeling.engines.load import load_writing_engine
@@ -99,7 +99,7 @@ def _revision(config: LabelerConfig, model: ModelIdentity) -> str:
     }
     if isinstance(config, JudgeConfig):
         parts |= {
-            "rubric": _rubric_of(config).sha256,
+            "rubric": rubric_of(config).sha256,
             "prompt": PROMPT_VERSION,
             "min_label_mass": config.min_label_mass,
         }
@@ -157,7 +157,8 @@ def _model_of(config: LabelerConfig, resolve: Callable[[str], str]) -> ModelIden
     return engine_model(config.engine, resolve)
 
 
-def _rubric_of(config: JudgeConfig) -> Rubric:
+def rubric_of(config: JudgeConfig) -> Rubric:
+    """The judge's rubric, which must measure what the judge is for. Raises Misconfigured."""
     rubric = load_rubric(config.rubric)
     if rubric.is_pairwise != (config.mode == "pairwise"):
         raise Misconfigured(
