@@ -23,7 +23,7 @@ for name in ("sklearn", "scipy.stats", "statsmodels", "vllm", "apache_beam"):
     sys.modules[name] = None
 from labeling.labelers.build import build_labeler
 from labeling.labelers.config import ClassifierConfig
-from tests.labeling.models import subjects
+from tests.labeling.subjects import subjects
 config = ClassifierConfig(
     kind="classifier", name="hate", role="reward", criterion="toxicity", model=sys.argv[1],
     labels={"nothate": 0, "hate": 1}, self_test=(),

@@ -30,8 +30,9 @@ from labeling.judges.written import WrittenJudgeLabeler
 from labeling.labelers.build import build_labeler
 from tests.labeling.chat_server import ChatServer, serving
 from tests.labeling.labelers.test_classifier import build as build_classifier
-from tests.labeling.models import byte_tokenizer, subjects, subjects_of_bytes
+from tests.labeling.models import byte_tokenizer
 from tests.labeling.scripted_chat import labelled, verdict
+from tests.labeling.subjects import subjects, subjects_of_bytes
 
 TEN = {number: float(number) for number in range(1, 11)}
 RUBRIC = Rubric(

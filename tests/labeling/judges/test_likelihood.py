@@ -16,7 +16,7 @@ from labeling.judges.likelihood import JudgeLabeler, measure
 from labeling.judges.prompt import RenderedPrompt
 from labeling.judges.rubric import Rubric
 from labeling.labelers.build import build_labeler
-from tests.labeling.models import subjects, subjects_of_bytes
+from tests.labeling.subjects import subjects, subjects_of_bytes
 from warehouse.schemas import TABLES
 
 RUBRIC = Rubric(

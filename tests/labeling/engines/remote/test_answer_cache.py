@@ -22,7 +22,7 @@ from labeling.judges.config import JudgeConfig
 from labeling.labelers.build import build_labeler, labeler_revision
 from tests.labeling.chat_bodies import INPUT_TOKENS, OUTPUT_TOKENS
 from tests.labeling.chat_server import ChatServer, Plan, serving
-from tests.labeling.models import subjects
+from tests.labeling.subjects import subjects
 
 PRICE = {"input": 1.0, "output": 1.0}
 
