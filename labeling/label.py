@@ -7,7 +7,6 @@ poisons every mean that forgets to filter). Not here: how a text is measured
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -20,6 +19,7 @@ from importlib import metadata
 
 import pyarrow as pa
 
+from warehouse.files import text_sha256
 from warehouse.schemas import SCORED_STATUSES, STATUSES, TABLES, conform
 
 # Part of every revision: raise it when reading the same model output gives another score.
@@ -97,6 +97,9 @@ class Measurement:
             raise ValueError(f"score {self.score} is not in [0, 1]")
 
 
+UNREADABLE = Measurement("error", status_detail="the completion is NULL or not valid UTF-8")
+
+
 def label_key(
     rollout_id: str,
     labeler: str,
@@ -119,12 +122,12 @@ def label_key(
         pair_order,
         sample_index,
     ]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+    return text_sha256(json.dumps(parts))[:32]
 
 
 def label_id(key: str, attempt: int) -> str:
     """32 hex digits of one attempt; a rerun of the same night gives the same."""
-    return hashlib.sha256(f"{key} {attempt}".encode()).hexdigest()[:32]
+    return text_sha256(f"{key} {attempt}")[:32]
 
 
 def label_rows(
@@ -222,10 +225,7 @@ def _measured(measurements: Sequence[Measurement]) -> dict[str, object]:
         m.score_logprobs and [vars(logprob) for logprob in m.score_logprobs] for m in measurements
     ]
     columns["rendered_prompt_sha256"] = [
-        None
-        if m.rendered_prompt is None
-        else hashlib.sha256(m.rendered_prompt.encode()).hexdigest()
-        for m in measurements
+        None if m.rendered_prompt is None else text_sha256(m.rendered_prompt) for m in measurements
     ]
     return columns
 

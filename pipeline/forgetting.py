@@ -5,13 +5,11 @@ Not here: the tables (warehouse/maintenance/forgetting.py), the command (command
 
 from __future__ import annotations
 
-import json
-import sqlite3
 from collections.abc import Iterable
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from labeling.engines.remote.answer_cache import forget_answers
 from pipeline.runtime.shards import answers_file
 from warehouse.maintenance.forgetting import Forgetting, forget
 from warehouse.maintenance.traces import Traces
@@ -36,13 +34,13 @@ def forget_prompts(
     """Forgets prompts in tables and answer file; see warehouse.forgetting.forget for the errors."""
     found: set[str] = set()
 
-    def forget_answers(traces: Traces) -> None:
-        found.update(_forget_answers(answers_file(root), traces, dry_run=dry_run))
+    def forget_kept(traces: Traces) -> None:
+        found.update(_forget_kept(answers_file(root), traces, dry_run=dry_run))
 
     # Answers first: killed in between, the tables still say which they are.
-    done = forget(root, prompt_ids, by=by, why=why, dry_run=dry_run, before_commit=forget_answers)
+    done = forget(root, prompt_ids, by=by, why=why, dry_run=dry_run, before_commit=forget_kept)
     if dry_run:
-        forget_answers(done.traces)
+        forget_kept(done.traces)
     return Forgotten(done, len(found), tuple(_unreachable(root, done)))
 
 
@@ -52,26 +50,18 @@ def read_ids(path: Path) -> list[str]:
     return [line for line in lines if line]
 
 
-def _forget_answers(path: Path, traces: Traces, *, dry_run: bool) -> list[str]:
+def _forget_kept(path: Path, traces: Traces, *, dry_run: bool) -> list[str]:
     """Deletes the answers that became labels of the prompts; returns their requests' hashes.
 
     The file knows a request by its hash only, so they are found by the request id, or by a long
-    text that is a label's very output. The pages they leave are overwritten.
+    text that is a label's very output.
     """
-    if not path.is_file():
-        return []
     outputs = {text for text in traces.outputs if len(text) >= _SHORTEST_ANSWER}
-    with closing(sqlite3.connect(path, timeout=60.0, isolation_level=None)) as connection:
-        found = []
-        for request, answer in connection.execute("select request, answer from answers"):
-            fields = json.loads(answer)
-            if fields.get("request_id") in traces.request_ids or fields.get("text") in outputs:
-                found.append((request,))
-        if found and not dry_run:
-            connection.execute("pragma secure_delete = on")
-            connection.executemany("delete from answers where request = ?", found)
-            connection.execute("pragma wal_checkpoint(truncate)")
-    return [request for (request,) in found]
+    return forget_answers(
+        path,
+        lambda answer: answer.request_id in traces.request_ids or answer.text in outputs,
+        dry_run=dry_run,
+    )
 
 
 def _unreachable(root: str, done: Forgetting) -> list[str]:

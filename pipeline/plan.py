@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from labeling.engines.config import BedrockEngineConfig, OpenAIEngineConfig
 from labeling.engines.prices import Price, known_price
 from labeling.judges.config import JudgeConfig
-from labeling.judges.rubric import load_rubric
+from labeling.labelers.build import rubric_of
 from labeling.labelers.config import LabelerConfig
 from pipeline.config import RunConfig
 from pipeline.night import next_round
@@ -141,10 +141,11 @@ def _most_tokens(
     completion = float(config.rollouts.max_tokens)
     if not isinstance(labeler, JudgeConfig):
         return completion + 2, 0.0
+    rubric = rubric_of(labeler)  # a wrong one shows before anything is done
     if known.prompt_bytes is None:
         inputs = None
     else:
-        texts = len(load_rubric(labeler.rubric).text.encode()) + known.prompt_bytes
+        texts = len(rubric.text.encode()) + known.prompt_bytes
         inputs = labeler.samples * (texts / _BYTES_PER_TOKEN + completion)
     if labeler.chosen_method == "logprobs":
         return inputs, 1.0

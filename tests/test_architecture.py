@@ -30,7 +30,7 @@ FLOORS = {
     ],
     "labeling": [
         "errors | section | refusal",
-        "label",
+        "label | shipped",
         "labeler | trust",
         "engines | rewards",
         "judges",

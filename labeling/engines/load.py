@@ -1,23 +1,85 @@
-"""Remote judges' engines by configuration. Light until one is loaded."""
+"""Engines that write, here or behind an endpoint, by configuration. Light until one is loaded.
+
+Not here: engines whose likelihoods are read (scoring.py).
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
 from labeling.engines.chat import ChatEngine, PaidWork
-from labeling.engines.config import BedrockEngineConfig, JudgeEngineConfig, OpenAIEngineConfig
+from labeling.engines.config import (
+    BedrockEngineConfig,
+    JudgeEngineConfig,
+    OpenAIEngineConfig,
+    VllmEngineConfig,
+)
+from labeling.engines.model_identity import ModelIdentity, loading
 from labeling.engines.prices import GIVEN, Price, known_batch_share, known_price
 from labeling.engines.remote.dispatch import Limits
 from labeling.engines.remote.shared_limits import Account
-from labeling.errors import LabelingError
+from labeling.errors import Misconfigured
+
+
+def load_writing_engine(
+    config: JudgeEngineConfig,
+    model: ModelIdentity,
+    *,
+    device: str,
+    key: str,
+    paid: PaidWork | None,
+    reuse_answers: bool,
+) -> tuple[ChatEngine, dict[str, Any]]:
+    """The engine, its model loaded where it runs here, and what a label's identity records of it.
+
+    `key` names the section of the configuration in an error. Raises LabelingError.
+    """
+    if isinstance(config, VllmEngineConfig):
+        return _load_local_engine(config, model, device, key)
+    engine = load_chat_engine(config, paid)
+    if paid is not None and paid.answers is not None and reuse_answers:
+        from labeling.engines.remote.answer_cache import CachedChatEngine
+
+        engine = CachedChatEngine(engine, paid.answers, config)
+    return engine, {}
+
+
+def _load_local_engine(
+    config: VllmEngineConfig, model: ModelIdentity, device: str, key: str
+) -> tuple[ChatEngine, dict[str, Any]]:
+    from transformers import AutoTokenizer
+
+    from labeling.engines.local.vllm_chat import VllmChatEngine
+    from labeling.engines.tokens import tokenizer_sha256
+
+    with loading(f"{key}.engine.model", config.model):
+        tokenizer: Any = AutoTokenizer.from_pretrained(model.location, revision=model.commit)
+        engine = VllmChatEngine(
+            model.location,
+            tokenizer,
+            label=config.model,
+            device=device,
+            revision=model.commit,
+            dtype=config.dtype,
+            max_model_len=config.max_model_len,
+            gpu_memory_utilization=config.gpu_memory_utilization,
+        )
+    return engine, {
+        "device": engine.device,
+        "dtype": engine.dtype,
+        "family": engine.family,
+        "tokenizer_sha256": tokenizer_sha256(tokenizer),
+    }
 
 
 def load_chat_engine(engine_config: JudgeEngineConfig, paid: PaidWork | None = None) -> ChatEngine:
     """The engine that writes to a remote endpoint; nothing is sent yet.
 
-    Its limits hold for all workers that are given the same `paid.spending`. Raises LabelingError
+    Its limits hold for all workers that are given the same `paid.spending`. Raises Misconfigured
     for an engine that runs here, where credentials are missing, for a budget without a price.
     """
     if not isinstance(engine_config, OpenAIEngineConfig | BedrockEngineConfig):
-        raise LabelingError(f"engine {engine_config.kind} runs here and takes no messages")
+        raise Misconfigured(f"engine {engine_config.kind} runs here and takes no messages")
     limits = Limits(
         max_in_flight=engine_config.max_in_flight,
         tokens_per_minute=engine_config.tokens_per_minute,
@@ -27,7 +89,7 @@ def load_chat_engine(engine_config: JudgeEngineConfig, paid: PaidWork | None = N
     )
     price = price_of(engine_config)
     if price is None and paid is not None and paid.budget_usd is not None:
-        raise LabelingError(
+        raise Misconfigured(
             f"engine.price: {engine_config.model} is not in the price table, so budget_usd cannot "
             "be kept; give {input: ..., output: ...} in USD per million tokens"
         )

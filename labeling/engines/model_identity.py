@@ -6,15 +6,16 @@ lies in the local cache, or, without one, to the commit that the Hub names now.
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 from labeling.engines.config import JudgeEngineConfig, TransformersEngineConfig, VllmEngineConfig
-from labeling.errors import LabelingError
+from labeling.errors import LabelingError, Misconfigured, one_line
+from warehouse.files import file_sha256, text_sha256
 
 # Whatever decides what a model in a folder computes: configuration, weights, tokenizer, template.
 _SUFFIXES = {".json", ".safetensors", ".bin", ".txt", ".model", ".jinja"}
@@ -33,23 +34,34 @@ class ModelIdentity:
 def identify_model(
     model: str, revision: str | None, resolve: Callable[[str], str]
 ) -> ModelIdentity:
-    """The identity of a starter, a folder or a Hub id. Raises LabelingError when there is none."""
+    """The identity of a starter, a folder or a Hub id. Raises Misconfigured when there is none."""
     location = resolve(model)
     folder = Path(location).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise LabelingError(
+            raise Misconfigured(
                 f"model {model}: {folder} has no config.json; is it a model folder?"
             )
         return ModelIdentity(str(folder), None, _folder_revision(folder))
     if location.startswith((".", "/", "~")):
-        raise LabelingError(f"model {model}: there is no folder {location}")
+        raise Misconfigured(f"model {model}: there is no folder {location}")
     commit = _hub_commit(location, revision)
     return ModelIdentity(location, commit, commit)
 
 
+@contextmanager
+def loading(key: str, model: str) -> Iterator[None]:
+    """Whatever the libraries raise over a model that cannot be loaded, as one line naming both."""
+    try:
+        yield
+    except LabelingError:
+        raise
+    except Exception as error:
+        raise Misconfigured(f"{key}: cannot load {model}: {one_line(error)}") from error
+
+
 def engine_model(engine: JudgeEngineConfig, resolve: Callable[[str], str]) -> ModelIdentity:
-    """The identity of the model that an engine runs or asks for. Raises LabelingError.
+    """The identity of the model that an engine runs or asks for. Raises Misconfigured.
 
     A remote model is its id and where it is asked for; nobody outside can see more of it.
     """
@@ -64,21 +76,20 @@ def engine_model(engine: JudgeEngineConfig, resolve: Callable[[str], str]) -> Mo
 
 def _folder_revision(folder: Path) -> str:
     """32 hex digits over the names and contents of a model folder's files."""
-    digest = hashlib.sha256()
+    lines = []
     for path in sorted(folder.iterdir()):
         if path.suffix in _SUFFIXES and path.is_file():
             status = path.stat()
-            content = _file_sha256(path, status.st_size, status.st_mtime_ns)
-            digest.update(f"{path.name} {content}\n".encode())
-    return digest.hexdigest()[:32]
+            content = _content_sha256(path, status.st_size, status.st_mtime_ns)
+            lines.append(f"{path.name} {content}\n")
+    return text_sha256("".join(lines))[:32]
 
 
 @lru_cache(maxsize=256)
-def _file_sha256(path: Path, size: int, modified_ns: int) -> str:
+def _content_sha256(path: Path, size: int, modified_ns: int) -> str:
     """Hash of a file; size and time are in the cache's key, so a changed file is read again."""
     del size, modified_ns
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_sha256(path)
 
 
 @lru_cache(maxsize=64)
@@ -97,7 +108,7 @@ def _hub_commit(model: str, revision: str | None) -> str:
         commit = HfApi().model_info(model, revision=revision, timeout=20).sha
     except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError) as error:
         message = f"model {model}: no folder, and not on the Hub: {error}; {advice}"
-        raise LabelingError(message) from error
+        raise Misconfigured(message) from error
     if commit is None:
-        raise LabelingError(f"model {model}: the Hub names no commit for it; {advice}")
+        raise Misconfigured(f"model {model}: the Hub names no commit for it; {advice}")
     return commit

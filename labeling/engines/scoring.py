@@ -12,7 +12,7 @@ from typing import Protocol
 
 from labeling.engines.config import JudgeEngineConfig, TransformersEngineConfig, VllmEngineConfig
 from labeling.engines.model_identity import ModelIdentity
-from labeling.errors import LabelingError
+from labeling.errors import Misconfigured
 
 
 class ScoreEngine(Protocol):
@@ -49,7 +49,7 @@ class ScoreEngine(Protocol):
 def load_score_engine(
     engine: JudgeEngineConfig, model: ModelIdentity, device: str, *, labeler: str
 ) -> ScoreEngine:
-    """The engine of a judge that runs here, loaded. Raises LabelingError for a remote one."""
+    """The engine of a judge that runs here, loaded. Raises Misconfigured for a remote one."""
     if isinstance(engine, VllmEngineConfig):
         from labeling.engines.local.vllm_scorer import VllmScorer
 
@@ -62,7 +62,7 @@ def load_score_engine(
             gpu_memory_utilization=engine.gpu_memory_utilization,
         )
     if not isinstance(engine, TransformersEngineConfig):
-        raise LabelingError(f"labelers.{labeler}.engine: {engine.kind} shows no likelihoods")
+        raise Misconfigured(f"labelers.{labeler}.engine: {engine.kind} shows no likelihoods")
     from labeling.engines.local.transformers_scorer import TransformersScorer
 
     return TransformersScorer(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -10,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from labeling.errors import LabelingError
+from labeling.errors import Misconfigured
+from warehouse.files import text_sha256
 
 Ids = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -53,7 +53,7 @@ def tokenizer_sha256(tokenizer: Any) -> str | None:
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         return None
     text = tokenizer.backend_tokenizer.to_str() + str(tokenizer.chat_template)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return text_sha256(text)
 
 
 def frame_of(tokenizer: Any) -> tuple[list[int], list[int]]:
@@ -63,7 +63,7 @@ def frame_of(tokenizer: Any) -> tuple[list[int], list[int]]:
     for at in range(len(framed) - len(plain) + 1):
         if framed[at : at + len(plain)] == plain:
             return framed[:at], framed[at + len(plain) :]
-    raise LabelingError(f"the tokenizer frames {plain} as {framed}; the text is not in it")
+    raise Misconfigured(f"the tokenizer frames {plain} as {framed}; the text is not in it")
 
 
 def set_padding(tokenizer: Any, model_config: Any) -> int:
@@ -72,7 +72,7 @@ def set_padding(tokenizer: Any, model_config: Any) -> int:
     if pad is None:
         pad = model_config.pad_token_id
     if pad is None:
-        raise LabelingError(
+        raise Misconfigured(
             f"{model_config.model_type}: neither tokenizer nor model has a padding token; "
             "set pad_token in the model's tokenizer_config.json"
         )

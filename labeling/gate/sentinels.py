@@ -1,6 +1,6 @@
 """Sentinels: texts whose score is known, put before every labeler again each night.
 
-A set is a versioned YAML file; its text goes into table `templates`. Gold items stand on both sides
+A set is a versioned YAML file (shipped.py). Gold items stand on both sides
 of a criterion; canaries are answers that earn nothing and that some judges like all the same: a
 constant answer (Zheng et al. 2024, "Cheating Automatic LLM Benchmarks"), master keys (Zhao et al.
 2025, "One Token to Fool LLM-as-a-Judge"), a refusal, an echo, padding. Not here: what follows from
@@ -9,19 +9,16 @@ their scores (checks.py).
 
 from __future__ import annotations
 
-import hashlib
 import json
-from importlib import resources
-from pathlib import Path
 from typing import Annotated, Literal
 
 import pyarrow as pa
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from labeling.errors import LabelingError
 from labeling.label import SENTINEL_PREFIX
 from labeling.labelers.config import LabelerConfig
+from labeling.shipped import ShippedFile
+from warehouse.files import text_sha256
 from warehouse.schemas import table_from_rows
 
 Kind = Literal["gold", "constant", "master_key", "refusal", "echo", "padding"]
@@ -52,15 +49,12 @@ class Sentinel(BaseModel):
         return self
 
 
-class SentinelSet(BaseModel):
+class SentinelSet(ShippedFile):
     """The items of one file."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    kind = folder = "sentinels"
 
-    name: str
-    version: str
     items: tuple[Sentinel, ...] = Field(min_length=1)
-    _text: str = PrivateAttr("")
 
     @model_validator(mode="after")
     def _ids_hold(self) -> SentinelSet:
@@ -73,11 +67,6 @@ class SentinelSet(BaseModel):
             raise ValueError(f"items: base {lost[0]} is no item of this set")
         return self
 
-    @property
-    def sha256(self) -> str:
-        """Hash of the file's text."""
-        return hashlib.sha256(self._text.encode()).hexdigest()
-
     def of(self, criterion: str) -> tuple[Sentinel, ...]:
         """The items that a labeler of this criterion scores."""
         return tuple(item for item in self.items if criterion in item.gold)
@@ -85,24 +74,17 @@ class SentinelSet(BaseModel):
     def subjects(self, criterion: str, round_number: int) -> pa.Table:
         """What a labeler reads, one row per item; columns as Labeler.label takes them."""
         items = self.of(criterion)
+        ids = pa.array([f"{SENTINEL_PREFIX}/{item.id}" for item in items], pa.string())
+        texts = [item.completion for item in items]
+        messages = [json.dumps([{"role": "user", "content": item.prompt}]) for item in items]
         return pa.table(
             {
-                "rollout_id": pa.array(
-                    [f"{SENTINEL_PREFIX}/{item.id}" for item in items], pa.string()
-                ),
+                "rollout_id": ids,
                 "round": pa.array([round_number] * len(items), pa.int32()),
-                "prompt_id": pa.array(
-                    [f"{SENTINEL_PREFIX}/{item.id}" for item in items], pa.string()
-                ),
-                "completion": pa.array([item.completion for item in items], pa.large_string()),
-                "completion_sha256": pa.array(
-                    [hashlib.sha256(item.completion.encode()).hexdigest() for item in items],
-                    pa.string(),
-                ),
-                "messages": pa.array(
-                    [json.dumps([{"role": "user", "content": item.prompt}]) for item in items],
-                    pa.large_string(),
-                ),
+                "prompt_id": ids,
+                "completion": pa.array(texts, pa.large_string()),
+                "completion_sha256": pa.array(map(text_sha256, texts), pa.string()),
+                "messages": pa.array(messages, pa.large_string()),
             }
         )
 
@@ -129,34 +111,10 @@ class SentinelSet(BaseModel):
             ],
         )
 
-    def template_rows(self) -> pa.Table:
-        """The file as one row of table `templates`."""
-        row: dict[str, object] = {
-            "template_sha256": self.sha256,
-            "kind": "sentinels",
-            "name": self.name,
-            "version": self.version,
-            "text": self._text,
-        }
-        return table_from_rows("templates", [row])
-
 
 def load_sentinels(name: str) -> SentinelSet:
-    """A shipped set by name, or a YAML file by path. Raises LabelingError naming the file."""
-    folder = Path(str(resources.files("labeling"))) / "sentinels"
-    shipped = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
-    path = shipped.get(name) or Path(name)
-    if not path.is_file():
-        raise LabelingError(
-            f"sentinels {name}: neither a file nor one of the shipped: {list(shipped)}"
-        )
-    text = path.read_text(encoding="utf-8")
-    try:
-        found = SentinelSet.model_validate(yaml.safe_load(text))
-    except (yaml.YAMLError, ValidationError) as error:
-        raise LabelingError(f"sentinels {path}: {error}") from error
-    found._text = text
-    return found
+    """A shipped set by name, or a YAML file by path. Raises Misconfigured naming the file."""
+    return SentinelSet.load(name)
 
 
 def is_starter(config: LabelerConfig) -> bool:

@@ -17,15 +17,22 @@ from typing import Any
 
 import pyarrow as pa
 
-from labeling.engines.model_identity import ModelIdentity
+from labeling.engines.model_identity import ModelIdentity, loading
 from labeling.engines.scoring import load_score_engine
 from labeling.engines.tokens import tokenizer_sha256
-from labeling.engines.untrusted import JudgePrompt, UnfitPrompt
+from labeling.engines.untrusted import UnfitPrompt
 from labeling.errors import LabelingError
 from labeling.judges.config import JudgeConfig
-from labeling.judges.prompt import PromptBuilder, Shown, nonce_of
+from labeling.judges.prompt import PromptBuilder, RenderedPrompt, Shown, nonce_of
 from labeling.judges.rubric import Principle, Rubric
-from labeling.label import LabelIdentity, LabelLogprob, Measurement, decoded_texts, label_rows
+from labeling.label import (
+    UNREADABLE,
+    LabelIdentity,
+    LabelLogprob,
+    Measurement,
+    decoded_texts,
+    label_rows,
+)
 
 _CHUNK = 1024  # prompts of one engine call: enough to batch well, few enough to show progress
 _LABEL_ROOM = 32  # tokens after the reasons: the prefix of the label
@@ -48,14 +55,11 @@ class JudgeLabeler:
         """Loads tokenizer and engine; raises LabelingError when they cannot judge by the rubric."""
         from transformers import AutoTokenizer
 
-        try:
+        with loading(f"labelers.{config.name}.engine.model", config.engine.model):
             tokenizer: Any = AutoTokenizer.from_pretrained(model.location, revision=model.commit)
             # Before the engine: a model that cannot be a judge need not be loaded to find out.
             self._builder = PromptBuilder(rubric, tokenizer, judge=config.engine.model)
             self._engine = load_score_engine(config.engine, model, device, labeler=config.name)
-        except (OSError, ValueError) as error:
-            message = f"labelers.{config.name}.engine.model: cannot load {config.engine.model}"
-            raise LabelingError(f"{message}: {error}") from error
         self._config, self._rubric, self._seed = config, rubric, seed
         self._has_reasons = config.chosen_reasoning == "before"
         self.identity = self._identity(model, revision, tokenizer_sha256(tokenizer), seed)
@@ -64,7 +68,7 @@ class JudgeLabeler:
         """See Labeler.label. A column `second` holds the other completion of a pair."""
         measurements: list[Measurement | None] = [None] * subjects.num_rows
         rationales: list[str | None] = [None] * subjects.num_rows
-        prompts: dict[int, JudgePrompt] = {}
+        prompts: dict[int, RenderedPrompt] = {}
         principles = self._principles(subjects)
         for index, prompt in enumerate(self._prompts(subjects, principles)):
             if isinstance(prompt, Measurement):
@@ -89,7 +93,7 @@ class JudgeLabeler:
         )
 
     def _scored(
-        self, prompts: Mapping[int, JudgePrompt]
+        self, prompts: Mapping[int, RenderedPrompt]
     ) -> Iterator[tuple[int, Measurement, str | None]]:
         """Row, measurement and rationale of prompts that ask for a label, or for reasons first."""
         reasons: dict[int, str] = {}
@@ -148,7 +152,7 @@ class JudgeLabeler:
 
     def _prompts(
         self, subjects: pa.Table, principles: Sequence[Principle | None]
-    ) -> list[JudgePrompt | Measurement]:
+    ) -> list[RenderedPrompt | Measurement]:
         """A prompt per subject, or the failed measurement of a text that cannot be shown."""
         seconds = (
             decoded_texts(subjects["second"])
@@ -170,9 +174,9 @@ class JudgeLabeler:
         completion: str | None,
         principle: Principle | None,
         second: str | None,
-    ) -> JudgePrompt | Measurement:
+    ) -> RenderedPrompt | Measurement:
         if completion is None or second is None:
-            return Measurement("error", status_detail="the completion is NULL or not valid UTF-8")
+            return UNREADABLE
         nonce = nonce_of(self.identity.revision, messages, completion + second)
         shown = Shown(messages, completion, nonce, principle, second)
         try:
@@ -194,7 +198,7 @@ class JudgeLabeler:
             )
         return prompt
 
-    def _written(self, prompts: Sequence[JudgePrompt]) -> list[str]:
+    def _written(self, prompts: Sequence[RenderedPrompt]) -> list[str]:
         try:
             return self._engine.write(
                 [prompt.token_ids for prompt in prompts], self._config.max_output_tokens
@@ -202,7 +206,7 @@ class JudgeLabeler:
         except Exception as error:
             raise self._dead(len(prompts), error) from error
 
-    def _logprobs(self, prompts: Sequence[JudgePrompt]) -> list[list[float]]:
+    def _logprobs(self, prompts: Sequence[RenderedPrompt]) -> list[list[float]]:
         try:
             return self._engine.label_logprobs(
                 [prompt.token_ids for prompt in prompts], self._builder.label_ids
@@ -221,7 +225,7 @@ def measure(
     rubric: Rubric,
     label_ids: Sequence[int],
     logprobs: Sequence[float],
-    prompt: JudgePrompt,
+    prompt: RenderedPrompt,
     min_label_mass: float,
 ) -> Measurement:
     """The measurement in one row of label log-probs (nats), one per label of the rubric.

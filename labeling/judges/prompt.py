@@ -9,7 +9,6 @@ training. Not here: what the judge answers (likelihood.py).
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,24 +18,32 @@ from pydantic import TypeAdapter, ValidationError
 
 from labeling.engines.untrusted import (
     PLACEHOLDERS,
-    JudgePrompt,
+    PromptEncoder,
     UnfitPrompt,
-    UntrustedEncoder,
     template_pieces,
 )
-from labeling.errors import LabelingError
+from labeling.errors import Misconfigured
 from labeling.judges.rubric import Message, Principle, Rubric
+from warehouse.files import text_sha256
 
 # Two steps, as in RLAIF (arXiv 2309.00267, section 2.1): reasons, then the label's likelihood.
 _REASONS_REQUEST = (
     "Before you answer, say in two or three sentences why, without the answer itself."
 )
 _REASONS = "Reasons: "
-REASONS_SHA256 = hashlib.sha256(f"{_REASONS_REQUEST}{_REASONS}".encode()).hexdigest()
+REASONS_SHA256 = text_sha256(f"{_REASONS_REQUEST}{_REASONS}")
 _MESSAGES = TypeAdapter(list[Message])
 # Part of every judge's revision: raise it when the same text is shown in another way.
 # 2: the nonce depends on the text and the judge, no longer on the rollout's id.
 PROMPT_VERSION = 2
+
+
+@dataclass(frozen=True)
+class RenderedPrompt:
+    """Token ids and, for the record, the same prompt as text."""
+
+    token_ids: list[int]
+    text: str
 
 
 @dataclass(frozen=True)
@@ -55,16 +62,15 @@ def nonce_of(revision: str, messages_json: str | None, completion: str) -> str:
 
     They depend on judge and text alone, so the same text is the same prompt every night.
     """
-    text = json.dumps([revision, messages_json, completion])
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return text_sha256(json.dumps([revision, messages_json, completion]))[:12]
 
 
 class PromptBuilder:
     """Builds judge prompts for one rubric and one tokenizer. `label_ids`: a token id per label."""
 
     def __init__(self, rubric: Rubric, tokenizer: Any, *, judge: str) -> None:
-        """Raises LabelingError when the model cannot be a judge for this rubric."""
-        self._rubric, self._tokenizer = rubric, tokenizer
+        """Raises Misconfigured when the model cannot be a judge for this rubric."""
+        self._rubric = rubric
         pieces = template_pieces(
             ["system", "user"] if rubric.system else ["user"],
             tokenizer,
@@ -74,26 +80,25 @@ class PromptBuilder:
         self._pieces, self._generation = pieces[:-1], pieces[-1]
         tail = self._generation + rubric.answer_prefix
         self._tail, self.label_ids = _label_tokens(rubric, tokenizer, tail, judge)
-        self._trusted: dict[str, list[int]] = {}
-        self._encoder = UntrustedEncoder(tokenizer)
+        self._encoder = PromptEncoder(tokenizer)
 
-    def build(self, shown: Shown) -> JudgePrompt:
+    def build(self, shown: Shown) -> RenderedPrompt:
         """The prompt that asks for a label. Raises UnfitPrompt."""
         prompt = self._asked(shown, "")
         return self._followed_by(prompt, self._tail)
 
-    def build_reasons(self, shown: Shown) -> JudgePrompt:
+    def build_reasons(self, shown: Shown) -> RenderedPrompt:
         """The prompt that asks for reasons, and no label yet. Raises UnfitPrompt."""
         prompt = self._asked(shown, f"\n\n{_REASONS_REQUEST}")
         return self._followed_by(prompt, self._generation + _REASONS)
 
-    def build_after(self, reasons: JudgePrompt, written: str) -> JudgePrompt:
+    def build_after(self, reasons: RenderedPrompt, written: str) -> RenderedPrompt:
         """The prompt for a label after the judge's own reasons. Raises UnfitPrompt."""
-        ids = reasons.token_ids + self._encoder.encode(written.strip())
+        ids = reasons.token_ids + self._encoder.untrusted(written.strip())
         end = "\n" + self._tail.removeprefix(self._generation)
-        return self._followed_by(JudgePrompt(ids, reasons.text + written.strip()), end)
+        return self._followed_by(RenderedPrompt(ids, reasons.text + written.strip()), end)
 
-    def _asked(self, shown: Shown, request: str) -> JudgePrompt:
+    def _asked(self, shown: Shown, request: str) -> RenderedPrompt:
         """Everything up to the judge's turn, with `request` at the end of what the user says."""
         messages = parsed_messages(shown.messages_json)
         ids: list[int] = []
@@ -106,25 +111,15 @@ class PromptBuilder:
                     shown.second,
                 )  # fmt: skip
                 content += request if piece == "user" else ""
-                ids += self._encoder.encode(content)
+                ids += self._encoder.untrusted(content)
                 text += content
             else:
-                ids += self._own(piece)
+                ids += self._encoder.trusted(piece)
                 text += piece
-        return JudgePrompt(ids, text)
+        return RenderedPrompt(ids, text)
 
-    def _followed_by(self, prompt: JudgePrompt, piece: str) -> JudgePrompt:
-        return JudgePrompt(prompt.token_ids + self._own(piece), prompt.text + piece)
-
-    def _own(self, piece: str) -> list[int]:
-        """Token ids of trusted text, encoded once."""
-        if piece not in self._trusted:
-            self._trusted[piece] = self._encode_trusted(piece)
-        return self._trusted[piece]
-
-    def _encode_trusted(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False) if text else []
-        return ids
+    def _followed_by(self, prompt: RenderedPrompt, piece: str) -> RenderedPrompt:
+        return RenderedPrompt(prompt.token_ids + self._encoder.trusted(piece), prompt.text + piece)
 
 
 def parsed_messages(messages_json: str | None) -> list[Message]:
@@ -141,7 +136,7 @@ def parsed_messages(messages_json: str | None) -> list[Message]:
 
 
 def _label_tokens(rubric: Rubric, tokenizer: Any, tail: str, judge: str) -> tuple[str, list[int]]:
-    """The prompt's end and the token of each label after it; raises LabelingError.
+    """The prompt's end and the token of each label after it; raises Misconfigured.
 
     Some vocabularies join a digit to the space before it; then the space moves into the label.
     """
@@ -155,7 +150,7 @@ def _label_tokens(rubric: Rubric, tokenizer: Any, tail: str, judge: str) -> tupl
         fits = all(row[:-1] == start for row in longer) and len(set(ids)) == len(ids)
         if fits and tokenizer.unk_token_id not in ids:
             return end, ids
-    raise LabelingError(
+    raise Misconfigured(
         f"judge {judge}: not every label of {list(rubric.labels)} is one token after {tail!r}, so "
         f"their likelihoods cannot be compared; give rubric {rubric.name} labels that are"
     )

@@ -1,23 +1,17 @@
 """A rubric: what a judge is told and which labels it may answer with, as a versioned YAML file.
 
-The file's text is stored in table `templates` under its sha256, so a score leads back to the words
-that caused it. Not here: chat templates and token ids (prompt.py).
+Not here: chat templates and token ids (prompt.py), how files are found and stored (shipped.py).
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
-from importlib import resources
-from pathlib import Path
 
-import pyarrow as pa
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from labeling.errors import LabelingError
-from warehouse.schemas import table_from_rows
+from labeling.shipped import ShippedFile
+from warehouse.files import text_sha256
 
 _SLOT = re.compile(r"\{(conversation|question|completion|second|nonce|principle)\}")
 _SPEAKERS = {"user": "Human", "assistant": "Assistant", "system": "System"}
@@ -41,7 +35,7 @@ class Principle(BaseModel):
     text: str = Field(min_length=1)
 
 
-class Rubric(BaseModel):
+class Rubric(ShippedFile):
     """A rubric file. `values` are the labels' numbers, by default the labels read as numbers.
 
     `written` is the request for an answer in JSON, for judges that write; `principles` are drawn
@@ -49,10 +43,9 @@ class Rubric(BaseModel):
     completions: its first label prefers {completion}, its second one {second}.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    kind = "rubric"
+    folder = "rubrics"
 
-    name: str
-    version: str
     criterion: str
     labels: tuple[str, ...] = Field(min_length=2)
     values: tuple[float, ...] = ()
@@ -61,7 +54,6 @@ class Rubric(BaseModel):
     answer_prefix: str = ""
     written: str | None = None
     principles: tuple[Principle, ...] = ()
-    _text: str = PrivateAttr("")
 
     @model_validator(mode="before")
     @classmethod
@@ -96,19 +88,9 @@ class Rubric(BaseModel):
         return self
 
     @property
-    def text(self) -> str:
-        """The file, verbatim."""
-        return self._text
-
-    @property
     def is_pairwise(self) -> bool:
         """Whether it compares two completions."""
         return "{second}" in self.user
-
-    @property
-    def sha256(self) -> str:
-        """Hash of the file's text."""
-        return hashlib.sha256(self._text.encode()).hexdigest()
 
     @property
     def scale(self) -> str:
@@ -119,8 +101,8 @@ class Rubric(BaseModel):
         """The principle for one completion: the same every time, or None where there are none."""
         if not self.principles:
             return None
-        digest = hashlib.sha256(f"{seed} {rollout_id}".encode()).digest()
-        return self.principles[int.from_bytes(digest[:8], "big") % len(self.principles)]
+        drawn = int(text_sha256(f"{seed} {rollout_id}")[:16], 16)
+        return self.principles[drawn % len(self.principles)]
 
     def fill(
         self,
@@ -146,31 +128,7 @@ class Rubric(BaseModel):
         }
         return _SLOT.sub(lambda match: slots[match.group(1)], part.rstrip("\n"))
 
-    def template_rows(self) -> pa.Table:
-        """The rubric as one row of table `templates`."""
-        row: dict[str, object] = {
-            "template_sha256": self.sha256,
-            "kind": "rubric",
-            "name": self.name,
-            "version": self.version,
-            "text": self.text,
-        }
-        return table_from_rows("templates", [row])
-
 
 def load_rubric(name: str) -> Rubric:
-    """A shipped rubric by name, or a YAML file by path. Raises LabelingError naming the file."""
-    folder = Path(str(resources.files("labeling"))) / "rubrics"
-    shipped = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
-    path = shipped.get(name) or Path(name)
-    if not path.is_file():
-        raise LabelingError(
-            f"rubric {name}: neither a file nor one of the shipped: {list(shipped)}"
-        )
-    text = path.read_text(encoding="utf-8")
-    try:
-        rubric = Rubric.model_validate(yaml.safe_load(text))
-    except (yaml.YAMLError, ValidationError) as error:
-        raise LabelingError(f"rubric {path}: {error}") from error
-    rubric._text = text
-    return rubric
+    """A shipped rubric by name, or a YAML file by path. Raises Misconfigured naming the file."""
+    return Rubric.load(name)

@@ -14,10 +14,10 @@ from dataclasses import replace
 
 from labeling.engines.chat import ChatAnswer, ChatRequest
 from labeling.engines.prices import estimated_tokens
-from labeling.engines.untrusted import JudgePrompt
 from labeling.judges.asking import shown_text
 from labeling.judges.attempts import Attempt, storable
 from labeling.judges.likelihood import measure
+from labeling.judges.prompt import RenderedPrompt
 from labeling.judges.rubric import Rubric
 from labeling.judges.verdict import read_verdict
 from labeling.label import Measurement
@@ -83,7 +83,7 @@ def expectation(
         detail = "the endpoint shows no log-probabilities; use method: written"
         return replace(found, status="error", status_detail=detail)
     logprobs = [folded_logprob(label, shown) for label in rubric.labels]
-    prompt = JudgePrompt([], found.rendered_prompt or "")
+    prompt = RenderedPrompt([], found.rendered_prompt or "")
     ids = range(len(logprobs))  # the endpoint names tokens by their text, so there are no ids
     measured = measure(rubric, ids, logprobs, prompt, min_label_mass)
     if measured.status == "ok":

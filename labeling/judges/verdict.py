@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
@@ -31,6 +31,7 @@ REFUSAL = re.compile(
     r"|(?:sorry|apologies|unfortunately)\b|as\s+an\s+ai\b)",
     re.IGNORECASE,
 )
+SURROUNDED = "text around the JSON object"
 _LAST_LATIN = "\u024f"  # end of Latin Extended-B
 
 
@@ -61,31 +62,45 @@ def read_verdict(text: str, scale: Mapping[int, float]) -> Verdict:
     `scale` maps every integer that may be written to its value: {1: 1.0, ..., 9: 9.0}.
     """
     try:
-        objects, outside = json_objects(text)
+        found, has_more = sole_object(text, lambda pairs: _told(_of_object(pairs, scale)))
     except Unreadable as error:
-        return error.verdict
-    if not objects:
-        return without_object(outside.strip(), is_thinking_only=bool(text.strip()))
-    if outside.count("```") % 2:
-        return Verdict("truncated", detail="the code fence is not closed")
-    verdicts = [_of_object(found, scale) for found in objects]
-    first = verdicts[0]
-    if any((v.status, v.score_raw) != (first.status, first.score_raw) for v in verdicts):
-        return Verdict("ambiguous", detail=f"{len(verdicts)} JSON objects that differ")
-    if first.status == "ok" and (outside.strip() or len(verdicts) > 1):
-        return replace(first, status="ok_repaired", detail="text around the JSON object")
-    return first
+        return Verdict(error.status, detail=error.detail)
+    verdict = _of_object(found, scale)
+    if verdict.status == "ok" and has_more:
+        return replace(verdict, status="ok_repaired", detail=SURROUNDED)
+    return verdict
+
+
+def _told(verdict: Verdict) -> tuple[str, float | None]:
+    """What two verdicts must agree on to be one."""
+    return verdict.status, verdict.score_raw
 
 
 class Unreadable(RoundhouseError, ValueError):
-    """Carries the verdict on a text that holds no readable object."""
+    """A text that holds no readable object: the status that it gets, and why."""
 
-    def __init__(self, status: str, detail: str) -> None:
-        super().__init__(detail)
-        self.verdict = Verdict(status, detail=detail)
+    def __init__(self, status: str, detail: str | None = None) -> None:
+        super().__init__(detail or status)
+        self.status, self.detail = status, detail
 
 
-def json_objects(text: str) -> tuple[list[Pairs], str]:
+def sole_object(text: str, told: Callable[[Pairs], object]) -> tuple[Pairs, bool]:
+    """The JSON object that a text says, and whether it says anything else or says it twice.
+
+    Several objects are one where `told` is the same of each. Raises Unreadable.
+    """
+    objects, outside = _json_objects(text)
+    if not objects:
+        raise _without_object(outside.strip(), is_thinking_only=bool(text.strip()))
+    if outside.count("```") % 2:
+        raise Unreadable("truncated", "the code fence is not closed")
+    first = told(objects[0])
+    if any(told(found) != first for found in objects):
+        raise Unreadable("ambiguous", f"{len(objects)} JSON objects that differ")
+    return objects[0], bool(outside.strip()) or len(objects) > 1
+
+
+def _json_objects(text: str) -> tuple[list[Pairs], str]:
     """All JSON objects of a text, and what stands outside of them and of <think> blocks.
 
     Raises Unreadable at the first brace that opens no object: what follows cannot be told from
@@ -172,26 +187,26 @@ def _of_object(pairs: Pairs, scale: Mapping[int, float]) -> Verdict:
     return Verdict(status, rationale=reason, detail=f"score {score} is none of {list(scale)}")
 
 
-def without_object(text: str, *, is_thinking_only: bool) -> Verdict:
+def _without_object(text: str, *, is_thinking_only: bool) -> Unreadable:
     """What a text is that holds no JSON object; `text` is stripped and free of reasoning."""
     if not text:
-        return Verdict("empty", detail="nothing but reasoning" if is_thinking_only else None)
+        return Unreadable("empty", "nothing but reasoning" if is_thinking_only else None)
     try:
         json.loads(text, parse_constant=_refuse_constant, parse_float=_finite, parse_int=len)
     except _NonFinite as error:
-        return Verdict("non_finite", detail=str(error))
+        return Unreadable("non_finite", str(error))
     except (ValueError, RecursionError):
         pass
     else:
-        return Verdict("off_schema", detail="JSON, but no object")
+        return Unreadable("off_schema", "JSON, but no object")
     if REFUSAL.match(text):
-        return Verdict("refusal")
+        return Unreadable("refusal")
     if len(set(_MARK.findall(text))) > 1:
-        return Verdict("ambiguous", detail="several marks in double brackets, and no JSON object")
+        return Unreadable("ambiguous", "several marks in double brackets, and no JSON object")
     if text.count("```") % 2:
-        return Verdict("truncated", detail="the code fence is not closed")
+        return Unreadable("truncated", "the code fence is not closed")
     letters = [character for character in text if character.isalpha()]
     foreign = sum(character > _LAST_LATIN for character in letters)
     if 2 * foreign > len(letters):
-        return Verdict("wrong_language", detail="not in Latin script, and no JSON object")
-    return Verdict("malformed", detail="no JSON object")
+        return Unreadable("wrong_language", "not in Latin script, and no JSON object")
+    return Unreadable("malformed", "no JSON object")

@@ -5,14 +5,14 @@ Light until a labeler is built: a revision costs a hash of the model's files, no
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 
 from labeling.engines.chat import PaidWork
 from labeling.engines.config import TransformersEngineConfig, VllmEngineConfig
 from labeling.engines.model_identity import ModelIdentity, engine_model, identify_model
-from labeling.errors import LabelingError
+from labeling.errors import Misconfigured
 from labeling.judges.asking import WORDING_SHA256
 from labeling.judges.config import JudgeConfig
 from labeling.judges.prompt import PROMPT_VERSION, REASONS_SHA256
@@ -22,6 +22,7 @@ from labeling.judges.verdict import VERDICT_VERSION
 from labeling.label import PARSER_VERSION
 from labeling.labeler import Labeler
 from labeling.labelers.config import ClassifierConfig, LabelerConfig, RewardModelConfig
+from warehouse.files import text_sha256
 
 
 def build_labeler(
@@ -58,21 +59,23 @@ def _build_judge(
     config: JudgeConfig, model: ModelIdentity, chosen: str, seed: int, paid: PaidWork | None
 ) -> Labeler:
     """A judge of what it is shown: one completion, or two in one order."""
-    rubric = _rubric_of(config)
+    rubric = rubric_of(config)
     revision = _revision(config, model)
-    if not isinstance(config.engine, VllmEngineConfig | TransformersEngineConfig):
-        from labeling.engines.load import load_chat_engine
-        from labeling.engines.remote.answer_cache import CachedChatEngine
+    if config.is_remote or config.chosen_method == "written":
+        from labeling.engines.load import load_writing_engine
         from labeling.judges.written import WrittenJudgeLabeler
 
-        engine = load_chat_engine(config.engine, paid)
-        if paid is not None and paid.answers is not None and config.reuse_answers:
-            engine = CachedChatEngine(engine, paid.answers, config.engine)
-        return WrittenJudgeLabeler(config, rubric, model, revision, engine, seed=seed)
-    if config.chosen_method == "written":
-        from labeling.judges.local_writer import load_local_writer
-
-        return load_local_writer(config, rubric, model, revision, device=chosen, seed=seed)
+        engine, facts = load_writing_engine(
+            config.engine,
+            model,
+            device=chosen,
+            key=f"labelers.{config.name}",
+            paid=paid,
+            reuse_answers=config.reuse_answers,
+        )
+        judge = WrittenJudgeLabeler(config, rubric, model, revision, engine, seed=seed)
+        judge.identity = replace(judge.identity, **facts)
+        return judge
     from labeling.judges.likelihood import JudgeLabeler
 
     return JudgeLabeler(config, rubric, model, revision, device=chosen, seed=seed)
@@ -96,7 +99,7 @@ def _revision(config: LabelerConfig, model: ModelIdentity) -> str:
     }
     if isinstance(config, JudgeConfig):
         parts |= {
-            "rubric": _rubric_of(config).sha256,
+            "rubric": rubric_of(config).sha256,
             "prompt": PROMPT_VERSION,
             "min_label_mass": config.min_label_mass,
         }
@@ -121,9 +124,9 @@ def _revision(config: LabelerConfig, model: ModelIdentity) -> str:
             "activation": config.activation,
             "windows": [config.max_tokens, config.stride, config.max_windows],
         }
-        if config.backend != "transformers":  # the key came later: older revisions stand
+        if config.backend != "transformers":
             parts["backend"] = config.backend
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+    return text_sha256(json.dumps(parts, sort_keys=True))[:16]
 
 
 def _chat_parts(config: JudgeConfig) -> dict[str, object]:
@@ -154,16 +157,17 @@ def _model_of(config: LabelerConfig, resolve: Callable[[str], str]) -> ModelIden
     return engine_model(config.engine, resolve)
 
 
-def _rubric_of(config: JudgeConfig) -> Rubric:
+def rubric_of(config: JudgeConfig) -> Rubric:
+    """The judge's rubric, which must measure what the judge is for. Raises Misconfigured."""
     rubric = load_rubric(config.rubric)
     if rubric.is_pairwise != (config.mode == "pairwise"):
-        raise LabelingError(
+        raise Misconfigured(
             f"labelers.{config.name}.rubric: {config.rubric} "
             f"{'compares two completions' if rubric.is_pairwise else 'shows one completion'}, the "
             f"labeler's mode is {config.mode}; mode: pairwise goes with the slot {{second}}"
         )
     if rubric.criterion != config.criterion:
-        raise LabelingError(
+        raise Misconfigured(
             f"labelers.{config.name}.rubric: {config.rubric} measures {rubric.criterion}, the "
             f"labeler's criterion is {config.criterion}; the two must be the same"
         )

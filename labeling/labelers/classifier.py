@@ -24,10 +24,10 @@ from labeling.engines.tokens import (
     token_batches,
     tokenizer_sha256,
 )
-from labeling.errors import LabelingError
-from labeling.label import LabelIdentity, Measurement, decoded_texts, label_rows
+from labeling.errors import Misconfigured
+from labeling.label import UNREADABLE, LabelIdentity, Measurement, decoded_texts, label_rows
 from labeling.labelers.config import ClassifierConfig
-from labeling.labelers.forward import load_forward
+from labeling.labelers.forward import load_classifier, load_forward
 from labeling.labelers.label_map import Floats, LabelMap, logits_json, match_labels, scores_of
 from labeling.labelers.self_test import check_sentences
 from warehouse.schemas import TABLES
@@ -41,36 +41,25 @@ class ClassifierLabeler:
     def __init__(
         self, config: ClassifierConfig, model: ModelIdentity, revision: str, *, device: str
     ) -> None:
-        """Loads the model, checks its labels, runs the self-test. Raises LabelingError."""
+        """Loads the model, checks its labels, runs the self-test. Raises Misconfigured."""
         import torch
 
-        from labeling.engines.hugging_face import transformers
-
         self._config, self._device = config, device
-        try:
-            self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
-                model.location, revision=model.commit
-            )
-            loaded: Any = transformers.AutoModelForSequenceClassification.from_pretrained(
-                model.location, revision=model.commit, dtype=torch.float32
-            )
-        except (OSError, ValueError) as error:
-            message = f"labelers.{config.name}.model: cannot load {config.model}: {error}"
-            raise LabelingError(message) from error
-        self._model = loaded.to(device).eval()
+        self._tokenizer, self._model = load_classifier(config, model, torch.float32, device)
+        settings = self._model.config
         self._map: LabelMap = match_labels(
-            loaded.config.id2label,
+            settings.id2label,
             config.label_scores,
             config.activation,
             labeler=config.name,
             model=config.model,
         )
         self._head, self._tail = frame_of(self._tokenizer)
-        self._pad = set_padding(self._tokenizer, loaded.config)
+        self._pad = set_padding(self._tokenizer, settings)
         self._forward, *self._backend = load_forward(
             config, model, self._model, len(self._tokenizer), device
         )
-        self._room = self._window_room(loaded.config)
+        self._room = self._window_room(settings)
         self.identity = self._identity(model, revision)
         check_sentences(config, lambda texts: self._measure(list(texts), None))
 
@@ -121,7 +110,7 @@ class ClassifierLabeler:
             longest = getattr(model_config, "max_position_embeddings", 512) - self._pad - 1
         room = min(self._config.max_tokens, longest) - len(self._head) - len(self._tail)
         if room < 2:
-            raise LabelingError(
+            raise Misconfigured(
                 f"labelers.{self._config.name}.max_tokens: a window of {self._config.max_tokens} "
                 f"tokens leaves {room} for the text; {self._config.model} takes {longest}"
             )
@@ -237,7 +226,7 @@ def _report(progress: Progress | None, count: int) -> None:
 
 def _unreadable(text: str | None) -> Measurement | None:
     if text is None:
-        return Measurement("error", status_detail="the completion is NULL or not valid UTF-8")
+        return UNREADABLE
     return None if text.strip() else Measurement("empty")
 
 

@@ -1,18 +1,39 @@
-"""The forward pass of a sequence classifier by its backend. Not here: ONNX's own part."""
+"""A sequence classifier: how it is loaded, and its forward pass by PyTorch or ONNX Runtime.
+
+Not here: what is put into it and what its logits mean (classifier.py, reward_model.py).
+"""
 
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from filelock import FileLock
 
-from labeling.engines.model_identity import ModelIdentity
+from labeling.engines.model_identity import ModelIdentity, loading
 from labeling.engines.tokens import Floats, Forward, Ids
-from labeling.errors import LabelingError
-from labeling.labelers.config import ClassifierConfig
+from labeling.errors import Misconfigured
+from labeling.labelers.config import ClassifierConfig, RewardModelConfig
+from warehouse.files import leftovers, whole_folder
+
+
+def load_classifier(
+    config: ClassifierConfig | RewardModelConfig, model: ModelIdentity, dtype: Any, device: str
+) -> tuple[Any, Any]:
+    """Tokenizer and PyTorch model, on the device and ready. Raises Misconfigured."""
+    from labeling.engines.hugging_face import transformers
+
+    with loading(f"labelers.{config.name}.model", config.model):
+        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
+            model.location, revision=model.commit
+        )
+        loaded: Any = transformers.AutoModelForSequenceClassification.from_pretrained(
+            model.location, revision=model.commit, dtype=dtype
+        )
+    return tokenizer, loaded.to(device).eval()
 
 
 def load_forward(
@@ -21,16 +42,14 @@ def load_forward(
     """The forward pass, the name of the package that does it, and its version.
 
     `loaded`: the classifier in PyTorch, ready; under backend onnx its weights are dropped. Raises
-    LabelingError.
+    Misconfigured.
     """
     if config.backend == "transformers":
         from labeling.engines.hugging_face import transformers
 
         return torch_forward(loaded, device), "transformers", str(transformers.__version__)
     if device != "cpu":
-        raise LabelingError(f"labelers.{config.name}.backend: onnx is for the CPU, not {device}")
-    from labeling.labelers.forward import onnx_forward
-
+        raise Misconfigured(f"labelers.{config.name}.backend: onnx is for the CPU, not {device}")
     forward, version = onnx_forward(loaded, model, labeler=config.name, vocabulary=vocabulary)
     loaded.to("meta")
     return forward, "onnxruntime", version
@@ -62,12 +81,12 @@ def onnx_forward(
     """(ids, mask: int64 [rows, width]) -> logits [rows, labels]; and ONNX Runtime's version.
 
     `torch_model`: the same classifier in PyTorch on the CPU, which the graph must agree with to
-    1e-4 on random tokens below `vocabulary`. Raises LabelingError.
+    1e-4 on random tokens below `vocabulary`. Raises Misconfigured.
     """
     try:
         import onnxruntime
     except ImportError as error:
-        raise LabelingError(
+        raise Misconfigured(
             f"labelers.{labeler}.backend: the package onnxruntime is missing: {_INSTALL}"
         ) from error
     path = _own_graph(model) or _exported(torch_model, model, labeler)
@@ -78,7 +97,7 @@ def onnx_forward(
             str(path), options, providers=["CPUExecutionProvider"]
         )
     except Exception as error:
-        raise LabelingError(
+        raise Misconfigured(
             f"labelers.{labeler}.backend: ONNX Runtime cannot load {path}: {error}; delete the "
             "file to have it made anew, or leave backend: onnx out"
         ) from error
@@ -124,10 +143,10 @@ def _exported(torch_model: Any, model: ModelIdentity, labeler: str) -> Path:
     root.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):
         if not path.is_file():
-            made = root / f".{folder.name}.{os.getpid()}"
-            made.mkdir(exist_ok=True)
-            _export(torch_model, made / "model.onnx", labeler)
-            made.rename(folder)
+            for killed in leftovers(folder):
+                shutil.rmtree(killed)
+            with whole_folder(folder, replace=True) as made:
+                _export(torch_model, made / path.name, labeler)
     return path
 
 
@@ -156,11 +175,11 @@ def _export(torch_model: Any, path: Path, labeler: str) -> None:
             dynamic_shapes={"input_ids": sizes, "attention_mask": sizes},
         )  # fmt: skip
     except ImportError as error:
-        raise LabelingError(
+        raise Misconfigured(
             f"labelers.{labeler}.backend: the export needs onnx and onnxscript: {_INSTALL}"
         ) from error
     except Exception as error:
-        raise LabelingError(
+        raise Misconfigured(
             f"labelers.{labeler}.backend: the model cannot be exported to ONNX: "
             f"{type(error).__name__}: {str(error)[:300]}; leave backend: onnx out"
         ) from error
@@ -180,7 +199,7 @@ def _check(forward: Forward, torch_model: Any, path: Path, labeler: str, vocabul
             ).logits.double().numpy()  # fmt: skip
         found = forward(ids, mask)
         if found.shape != expected.shape or not np.allclose(found, expected, 0, TOLERANCE):
-            raise LabelingError(
+            raise Misconfigured(
                 f"labelers.{labeler}.backend: {path} gives other logits than the model's weights "
                 f"(more than {TOLERANCE:g} apart); remove it or leave backend: onnx out"
             )

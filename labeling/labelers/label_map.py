@@ -7,7 +7,6 @@ Pure functions on arrays. Everything is computed as log-odds, so a sure model do
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from labeling.errors import LabelingError
+from labeling.errors import Misconfigured
+from warehouse.files import text_sha256
 
 Floats = npt.NDArray[np.float64]
 
@@ -34,7 +34,7 @@ class LabelMap:
     def sha256(self) -> str:
         """Identity of the map: order, names, scores, activation."""
         parts = [self.names, self.scores, self.activation]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        return text_sha256(json.dumps(parts))
 
     @property
     def method(self) -> str:
@@ -74,16 +74,16 @@ def match_labels(
 ) -> LabelMap:
     """The map of a model whose labels are exactly those of the configuration.
 
-    Raises LabelingError otherwise: order and spelling of a model's labels are never guessed.
+    Raises Misconfigured otherwise: order and spelling of a model's labels are never guessed.
     """
     names = tuple(model_labels[index] for index in sorted(model_labels))
     if set(names) != set(label_scores) or len(set(names)) != len(names):
-        raise LabelingError(
+        raise Misconfigured(
             f"labelers.{labeler}.labels: {model} has the labels {list(names)}, the configuration "
             f"scores {sorted(label_scores)}; give each of the model's labels a score"
         )
     if len(names) == 1 and activation == "softmax":
-        raise LabelingError(
+        raise Misconfigured(
             f"labelers.{labeler}.activation: {model} has the one label {names[0]!r}, whose softmax "
             "is always 1; set activation: sigmoid"
         )

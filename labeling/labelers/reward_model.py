@@ -9,7 +9,6 @@ here: how the dialogue becomes tokens (reward_prompt.py), training (training/).
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Callable
@@ -19,12 +18,15 @@ import pyarrow as pa
 
 from labeling.engines.model_identity import ModelIdentity
 from labeling.engines.tokens import pad_right, set_padding, token_batches, tokenizer_sha256
-from labeling.engines.untrusted import JudgePrompt, UnfitPrompt
-from labeling.errors import LabelingError
-from labeling.label import LabelIdentity, Measurement, decoded_texts, label_rows
+from labeling.engines.untrusted import UnfitPrompt
+from labeling.errors import Misconfigured
+from labeling.judges.prompt import RenderedPrompt
+from labeling.label import UNREADABLE, LabelIdentity, Measurement, decoded_texts, label_rows
 from labeling.labelers.config import RewardModelConfig
+from labeling.labelers.forward import load_classifier, torch_forward
 from labeling.labelers.label_map import logits_json
 from labeling.labelers.reward_prompt import DialogueBuilder
+from warehouse.files import text_sha256
 from warehouse.schemas import table_from_rows
 
 Progress = Callable[[int], None]
@@ -36,46 +38,37 @@ class RewardModelLabeler:
     def __init__(
         self, config: RewardModelConfig, model: ModelIdentity, revision: str, *, device: str
     ) -> None:
-        """Loads the model and tries its template. Raises LabelingError."""
+        """Loads the model and tries its template. Raises Misconfigured."""
         import torch
 
         from labeling.engines.hugging_face import transformers
 
-        self._torch, self._config, self._device = torch, config, device
+        self._config, self._device = config, device
         dtype = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16}[config.dtype]
-        try:
-            tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
-                model.location, revision=model.commit
-            )
-            loaded: Any = transformers.AutoModelForSequenceClassification.from_pretrained(
-                model.location, revision=model.commit, dtype=dtype
-            )
-        except (OSError, ValueError) as error:
-            message = f"labelers.{config.name}.model: cannot load {config.model}: {error}"
-            raise LabelingError(message) from error
+        tokenizer, loaded = load_classifier(config, model, dtype, device)
         if loaded.config.num_labels != 1:
-            raise LabelingError(
+            raise Misconfigured(
                 f"labelers.{config.name}.model: {config.model} has {loaded.config.num_labels} "
                 "outputs, a reward model has one; use kind: classifier with labels"
             )
-        self._model = loaded.to(device).eval()
+        self._model, self._forward = loaded, torch_forward(loaded, device)
         self._builder = DialogueBuilder(tokenizer, config.template, labeler=config.name)
         self._pad = set_padding(tokenizer, loaded.config)
         self._most = _most_tokens(config.max_tokens, tokenizer, loaded.config, self._pad)
-        self._template_sha256 = hashlib.sha256(self._builder.template.encode()).hexdigest()
+        self._template_sha256 = text_sha256(self._builder.template)
         self.identity = self._identity(model, revision, tokenizer, transformers.__version__)
 
     def label(self, subjects: pa.Table, progress: Progress | None = None) -> pa.Table:
         """See Labeler.label."""
         found: list[Measurement | None] = []
-        prompts: dict[int, JudgePrompt] = {}
+        prompts: dict[int, RenderedPrompt] = {}
         rows = zip(
             decoded_texts(subjects["messages"]), decoded_texts(subjects["completion"]), strict=True
         )
         for index, (messages, completion) in enumerate(rows):
             prompt = self._prompt(messages, completion)
             found.append(prompt if isinstance(prompt, Measurement) else None)
-            if isinstance(prompt, JudgePrompt):
+            if isinstance(prompt, RenderedPrompt):
                 prompts[index] = prompt
         if progress is not None and len(prompts) < len(found):
             progress(len(found) - len(prompts))
@@ -83,7 +76,9 @@ class RewardModelLabeler:
         lengths = [len(prompts[index].token_ids) for index in order]
         for batch in token_batches(lengths, self._config.token_budget):
             chosen = [order[place] for place in batch]
-            logits = self._logits([prompts[index].token_ids for index in chosen])
+            # Padding stands right, where the model's pooling expects it.
+            padded = pad_right([prompts[index].token_ids for index in chosen], self._pad)
+            logits = self._forward(*padded)[:, 0].tolist()
             for index, logit in zip(chosen, logits, strict=True):
                 found[index] = self._measurement(prompts[index], logit)
             if progress is not None:
@@ -103,11 +98,11 @@ class RewardModelLabeler:
 
     def close(self) -> None:
         """Drops the model."""
-        del self._model
+        del self._model, self._forward
 
-    def _prompt(self, messages: str | None, completion: str | None) -> JudgePrompt | Measurement:
+    def _prompt(self, messages: str | None, completion: str | None) -> RenderedPrompt | Measurement:
         if completion is None:
-            return Measurement("error", status_detail="the completion is NULL or not valid UTF-8")
+            return UNREADABLE
         try:
             prompt = self._builder.build(messages, completion)
         except UnfitPrompt as error:
@@ -121,19 +116,7 @@ class RewardModelLabeler:
             )
         return prompt
 
-    def _logits(self, rows: list[list[int]]) -> list[float]:
-        """One logit per row of token ids; right padding, which the model's pooling expects."""
-        torch = self._torch
-        ids, mask = pad_right(rows, self._pad)
-        with torch.inference_mode():
-            out = self._model(
-                input_ids=torch.as_tensor(ids, device=self._device),
-                attention_mask=torch.as_tensor(mask, device=self._device),
-            )
-        logits: list[float] = out.logits[:, 0].double().cpu().tolist()
-        return logits
-
-    def _measurement(self, prompt: JudgePrompt, logit: float) -> Measurement:
+    def _measurement(self, prompt: RenderedPrompt, logit: float) -> Measurement:
         is_finite = math.isfinite(logit)
         score = None
         if is_finite:

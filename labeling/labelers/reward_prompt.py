@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from labeling.engines.untrusted import JudgePrompt, UnfitPrompt
-from labeling.errors import LabelingError
-from labeling.judges.prompt import parsed_messages
+from labeling.engines.untrusted import PromptEncoder, UnfitPrompt
+from labeling.errors import Misconfigured
+from labeling.judges.prompt import RenderedPrompt, parsed_messages
 
-_ZERO_WIDTH_SPACE = "\u200b"
 _FILLER = "a"
 
 
@@ -22,36 +21,32 @@ class DialogueBuilder:
     """Builds dialogues for one tokenizer; `template` (Jinja) goes before the tokenizer's own."""
 
     def __init__(self, tokenizer: Any, template: str | None, *, labeler: str) -> None:
-        """Raises LabelingError where there is no template, or it shows no completion."""
+        """Raises Misconfigured where there is no template, or it shows no completion."""
         chosen = template or tokenizer.chat_template
         if not isinstance(chosen, str):
             found = "several chat templates" if chosen else "no chat template"
-            raise LabelingError(
+            raise Misconfigured(
                 f"labelers.{labeler}.template: its tokenizer has {found}; give the Jinja template "
                 "that the reward model was trained with, under `template`"
             )
         self.template = chosen
         self._tokenizer = tokenizer
-        self._control = {
-            token: str(text)
-            for token, text in tokenizer.added_tokens_decoder.items()
-            if token != tokenizer.unk_token_id
-        }
+        self._encoder = PromptEncoder(tokenizer)
         self._expected: dict[tuple[str, ...], list[int]] = {}
         self._check(labeler)
 
-    def build(self, messages_json: str | None, completion: str) -> JudgePrompt:
+    def build(self, messages_json: str | None, completion: str) -> RenderedPrompt:
         """The dialogue that ends with the completion. Raises UnfitPrompt."""
         turns = [(m.role, m.content) for m in parsed_messages(messages_json)]
         turns.append(("assistant", completion))
         return self._build(turns)
 
-    def _build(self, turns: list[tuple[str, str]]) -> JudgePrompt:
-        text = self._render([(role, self._broken_up(content)) for role, content in turns])
+    def _build(self, turns: list[tuple[str, str]]) -> RenderedPrompt:
+        text = self._render([(role, self._encoder.broken_up(content)) for role, content in turns])
         ids = self._encode(text)
-        if [i for i in ids if i in self._control] != self._own(tuple(role for role, _ in turns)):
+        if self._encoder.control_tokens(ids) != self._own(tuple(role for role, _ in turns)):
             raise UnfitPrompt("the text holds control tokens that cannot be told from the model's")
-        return JudgePrompt(ids, text)
+        return RenderedPrompt(ids, text)
 
     def _render(self, turns: list[tuple[str, str]]) -> str:
         messages = [{"role": role, "content": content} for role, content in turns]
@@ -71,13 +66,8 @@ class DialogueBuilder:
         """The control tokens that the template puts into a dialogue of these roles, in order."""
         if roles not in self._expected:
             ids = self._encode(self._render([(role, _FILLER) for role in roles]))
-            self._expected[roles] = [i for i in ids if i in self._control]
+            self._expected[roles] = self._encoder.control_tokens(ids)
         return self._expected[roles]
-
-    def _broken_up(self, text: str) -> str:
-        for token in sorted(self._control.values(), key=len, reverse=True):
-            text = text.replace(token, token[:1] + _ZERO_WIDTH_SPACE + token[1:])
-        return text
 
     def _check(self, labeler: str) -> None:
         """A template that hides a turn would score something else than was asked."""
@@ -85,9 +75,9 @@ class DialogueBuilder:
         try:
             text = self._render(list(zip(("user", "assistant"), marks, strict=True)))
         except UnfitPrompt as error:
-            raise LabelingError(f"labelers.{labeler}.template: {error}") from error
+            raise Misconfigured(f"labelers.{labeler}.template: {error}") from error
         if any(text.count(mark) != 1 for mark in marks):
-            raise LabelingError(
+            raise Misconfigured(
                 f"labelers.{labeler}.template: it does not show question and completion exactly "
                 f"once: {text[:200]!r}"
             )

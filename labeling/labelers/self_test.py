@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 
-from labeling.errors import LabelingError
+from labeling.errors import Misconfigured
 from labeling.label import Measurement
 from labeling.labelers.config import STARTER_LABELS, ClassifierConfig, SelfTestSentence
 
@@ -38,7 +38,7 @@ _STARTER_TOXIC = (
 def check_sentences(
     config: ClassifierConfig, measure: Callable[[Sequence[str]], Sequence[Measurement]]
 ) -> None:
-    """Scores the sentences of the configuration or the shipped ones; raises LabelingError.
+    """Scores the sentences of the configuration or the shipped ones; raises Misconfigured.
 
     An empty list in the configuration switches the test off, which is logged.
     """
@@ -55,9 +55,9 @@ def check_sentences(
         if not _holds(sentence, found.score)
     ]
     if wrong:
-        raise LabelingError(
+        raise Misconfigured(
             f"labelers.{config.name}: {config.model} fails its self-test; check labels and "
-            "activation, or give sentences it must know under self_test:\n  " + "\n  ".join(wrong)
+            f"activation, or give sentences it must know under self_test: {'; '.join(wrong)}"
         )
 
 

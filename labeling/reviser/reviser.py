@@ -10,24 +10,23 @@ revised completions as rollouts and pairs (pipeline/stages/revise.py).
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import pyarrow as pa
 
 from labeling.engines.chat import ChatAnswer, ChatEngine, ChatRequest, PaidWork
 from labeling.engines.config import VllmEngineConfig
+from labeling.engines.load import load_writing_engine
 from labeling.engines.model_identity import ModelIdentity, engine_model
 from labeling.engines.untrusted import UnfitPrompt
-from labeling.errors import LabelingError
-from labeling.judges.attempts import Attempt, attempt_rows, storable
+from labeling.errors import Misconfigured
+from labeling.judges.attempts import attempt_rows, storable
+from labeling.judges.calls import ask_and_repair, written_request
 from labeling.judges.prompt import PROMPT_VERSION, nonce_of
-from labeling.judges.rubric import Rubric, load_rubric
-from labeling.judges.score import unread
-from labeling.label import LabelIdentity, Measurement, decoded_texts
+from labeling.judges.rubric import Principle, Rubric, load_rubric
+from labeling.label import UNREADABLE, LabelIdentity, Measurement, decoded_texts
 from labeling.reviser.config import RevisionConfig
 from labeling.reviser.wording import (
     REVISION_VERSION,
@@ -38,24 +37,23 @@ from labeling.reviser.wording import (
     template_sha256,
     template_text,
 )
+from warehouse.files import text_sha256
 from warehouse.schemas import table_from_rows
 
 KIND, CRITERION = "reviser", "revised"
-_REPAIRED = ("malformed", "off_schema", "truncated")  # a second try may mend these
-_REPAIR_ROOM = 2  # times as many tokens for the second try
 
 
 def load_constitution(config: RevisionConfig) -> Rubric:
-    """The rubric whose principles are drawn from, with only the chosen ones. LabelingError."""
+    """The rubric whose principles are drawn from, with only the chosen ones. Misconfigured."""
     rubric = load_rubric(config.constitution)
     names = [principle.name for principle in rubric.principles]
     if not names:
-        raise LabelingError(f"revision.constitution: {config.constitution} has no principles")
+        raise Misconfigured(f"revision.constitution: {config.constitution} has no principles")
     if config.principles is None:
         return rubric
     unknown = sorted(set(config.principles) - set(names))
     if unknown:
-        raise LabelingError(f"revision.principles: {unknown} are none of {names}")
+        raise Misconfigured(f"revision.principles: {unknown} are none of {names}")
     chosen = tuple(p for p in rubric.principles if p.name in config.principles)
     return rubric.model_copy(update={"principles": chosen})
 
@@ -72,7 +70,7 @@ def reviser_revision(config: RevisionConfig, seed: int, resolve: Callable[[str],
     }
     if isinstance(engine, VllmEngineConfig):
         parts["engine"] = [engine.kind, engine.dtype, engine.max_model_len]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+    return text_sha256(json.dumps(parts, sort_keys=True))[:16]
 
 
 def build_reviser(
@@ -90,19 +88,14 @@ def build_reviser(
     """
     model = engine_model(config.engine, resolve)
     revision = reviser_revision(config, seed, resolve)
-    engine: ChatEngine
-    facts: dict[str, Any] = {}
-    if isinstance(config.engine, VllmEngineConfig):
-        from labeling.judges.local_writer import load_local_engine
-
-        engine, facts = load_local_engine(config.engine, model, device=device, key="revision")
-    else:
-        from labeling.engines.load import load_chat_engine
-        from labeling.engines.remote.answer_cache import CachedChatEngine
-
-        engine = load_chat_engine(config.engine, paid)
-        if paid is not None and paid.answers is not None and config.reuse_answers:
-            engine = CachedChatEngine(engine, paid.answers, config.engine)
+    engine, facts = load_writing_engine(
+        config.engine,
+        model,
+        device=device,
+        key="revision",
+        paid=paid,
+        reuse_answers=config.reuse_answers,
+    )
     reviser = Reviser(config, model, engine, revision=revision, recipe=recipe, seed=seed)
     reviser.identity = replace(reviser.identity, **facts)
     return reviser
@@ -159,28 +152,14 @@ class Reviser:
             for rollout in subjects["rollout_id"].to_pylist()
         ]
         texts = [decoded_texts(subjects[name]) for name in ("messages", "completion")]
-        attempts: list[list[Attempt]] = [[] for _ in drawn]
-        questions: dict[int, _Question] = {}
-        for row, (principle, messages, completion) in enumerate(zip(drawn, *texts, strict=True)):
-            assert principle is not None, "load_constitution refuses one without principles"
-            try:
-                if completion is None:
-                    raise UnfitPrompt("the completion is NULL or not valid UTF-8")
-                nonce = nonce_of(self._revision, messages, completion)
-                shown = revision_messages(
-                    self._constitution, principle, messages, completion, nonce
-                )
-                questions[row] = _Question(completion, nonce, shown)
-            except UnfitPrompt as error:
-                attempts[row] = [Attempt(Measurement("error", status_detail=storable(str(error))))]
-        if progress is not None and len(questions) < len(drawn):
-            progress(len(drawn) - len(questions))
-        done = None if progress is None else lambda _: progress(1)
-        first = self._ask(questions, 0, done)
-        again = {r: q for r, q in questions.items() if first[r].measurement.status in _REPAIRED}
-        second = self._ask(again, 1, None) if again else {}
-        for row in questions:
-            attempts[row] = [tries[row] for tries in (first, second) if row in tries]
+        attempts = ask_and_repair(
+            self._engine,
+            [self._question(*row) for row in zip(drawn, *texts, strict=True)],
+            self._request,
+            _read,
+            score_method=self.identity.score_method,
+            progress=progress,
+        )
         names = [None if principle is None else principle.name for principle in drawn]
         return attempt_rows(self.identity, subjects, attempts, names, region=self._region)
 
@@ -199,48 +178,45 @@ class Reviser:
         """Closes the engine."""
         self._engine.close()
 
-    def _ask(
-        self,
-        questions: Mapping[int, _Question],
-        attempt: int,
-        done: Callable[[ChatAnswer], None] | None,
-    ) -> dict[int, Attempt]:
-        """One attempt per row; answers are joined by key, whatever their order."""
-        requests = {row: self._request(row, asked, attempt) for row, asked in questions.items()}
-        sent: Sequence[ChatRequest] = list(requests.values())
-        answers = {answer.key: answer for answer in self._engine.complete(sent, done)}
-        nothing = ChatAnswer("", "error", error_message="the engine gave no answer to this request")
-        return {
-            row: _read(questions[row], request, answers.get(request.key, nothing), attempt)
-            for row, request in requests.items()
-        }
+    def _question(
+        self, principle: Principle | None, messages: str | None, completion: str | None
+    ) -> _Question | Measurement:
+        """What to ask, or the failed measurement of a text that cannot be shown."""
+        assert principle is not None, "load_constitution refuses one without principles"
+        if completion is None:
+            return UNREADABLE
+        nonce = nonce_of(self._revision, messages, completion)
+        try:
+            shown = revision_messages(self._constitution, principle, messages, completion, nonce)
+        except UnfitPrompt as error:
+            return Measurement("error", status_detail=storable(str(error)))
+        return _Question(completion, nonce, shown)
 
-    def _request(self, row: int, question: _Question, attempt: int) -> ChatRequest:
-        """A call for one revision; a second attempt differs in its seed and in its room only."""
-        draw = json.dumps([self._seed, *question.messages, attempt])
-        return ChatRequest(
-            f"{row}.{attempt}",
+    def _request(self, question: _Question, _: int, attempt: int) -> ChatRequest:
+        return written_request(
             question.messages,
-            max_tokens=self._config.max_output_tokens * (_REPAIR_ROOM if attempt else 1),
+            json.dumps([self._seed, *question.messages, attempt]),
+            attempt,
+            max_tokens=self._config.max_output_tokens,
             temperature=self._config.temperature,
-            seed=int.from_bytes(hashlib.sha256(draw.encode()).digest()[:4], "big") >> 1,
             schema=SCHEMA,
         )
 
 
-def _read(question: _Question, request: ChatRequest, answer: ChatAnswer, attempt: int) -> Attempt:
-    found, critique = unread(request, answer), None
-    if answer.status == "ok":
-        revision = read_revision(answer.text or "", question.nonce)
-        critique = revision.critique
-        score = None
-        if revision.text is not None:
-            score = float(is_changed(question.completion, revision.text))
-        found = replace(
-            found,
-            status=revision.status,
-            score=score,
-            score_raw=score,
-            status_detail=revision.detail and storable(revision.detail),
-        )
-    return Attempt(found, request, answer, critique, "changed", is_repair=attempt > 0)
+def _read(
+    question: _Question, found: Measurement, answer: ChatAnswer
+) -> tuple[Measurement, str | None]:
+    if answer.status != "ok":
+        return found, None
+    revision = read_revision(answer.text or "", question.nonce)
+    score = None
+    if revision.text is not None:
+        score = float(is_changed(question.completion, revision.text))
+    measured = replace(
+        found,
+        status=revision.status,
+        score=score,
+        score_raw=score,
+        status_detail=revision.detail and storable(revision.detail),
+    )
+    return measured, revision.critique

@@ -10,7 +10,6 @@ refusal. Not here: calls (reviser.py), verdicts (judges/verdict.py).
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -18,7 +17,8 @@ from typing import Any
 
 from labeling.judges.prompt import parsed_messages
 from labeling.judges.rubric import Principle, Rubric
-from labeling.judges.verdict import REFUSAL, Pairs, Unreadable, json_objects, without_object
+from labeling.judges.verdict import REFUSAL, SURROUNDED, Pairs, Unreadable, sole_object
+from warehouse.files import text_sha256
 
 _SYSTEM = """\
 You improve replies of an assistant. You criticise the last reply of a dialogue by one principle,
@@ -86,19 +86,12 @@ def revision_messages(
 def read_revision(text: str, nonce: str | None = None) -> Revision:
     """The revision in an answer; never raises. With the markers' `nonce`, none may hold it."""
     try:
-        objects, outside = json_objects(text)
+        found, has_more = sole_object(text, lambda pairs: pairs)
     except Unreadable as error:
-        return Revision(error.verdict.status, detail=error.verdict.detail)
-    if not objects:
-        verdict = without_object(outside.strip(), is_thinking_only=bool(text.strip()))
-        return Revision(verdict.status, detail=verdict.detail)
-    if outside.count("```") % 2:
-        return Revision("truncated", detail="the code fence is not closed")
-    if any(found != objects[0] for found in objects):
-        return Revision("ambiguous", detail=f"{len(objects)} JSON objects that differ")
-    revision = _of_object(objects[0], nonce)
-    if revision.status == "ok" and (outside.strip() or len(objects) > 1):
-        return replace(revision, status="ok_repaired", detail="text around the JSON object")
+        return Revision(error.status, detail=error.detail)
+    revision = _of_object(found, nonce)
+    if revision.status == "ok" and has_more:
+        return replace(revision, status="ok_repaired", detail=SURROUNDED)
     return revision
 
 
@@ -115,7 +108,7 @@ def template_text(constitution: Rubric) -> str:
 
 def template_sha256(constitution: Rubric) -> str:
     """Hash of the template's text."""
-    return hashlib.sha256(template_text(constitution).encode()).hexdigest()
+    return text_sha256(template_text(constitution))
 
 
 def _of_object(pairs: Pairs, nonce: str | None) -> Revision:

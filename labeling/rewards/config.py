@@ -38,7 +38,7 @@ def _is_unset(value: object) -> bool:
 class RewardConfig(Section):
     """The recipe: z-scored terms, joined by a formula of formulas.py, minus penalties, clipped.
 
-    Keys that came later are left out of every dump while unset: a recipe keeps its hash for ever.
+    Keys that are unset are left out of every dump: a recipe's text has what the recipe uses.
     """
 
     recipe: Literal["weighted", "worst_case", "mean_minus_disagreement"]

@@ -7,7 +7,6 @@ training time, so another recipe never touches a label. Not here: when it runs (
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Set
 from dataclasses import asdict, dataclass
@@ -29,6 +28,7 @@ from labeling.rewards.terms import (
     term_lists,
     value_column,
 )
+from warehouse.files import text_sha256
 from warehouse.schemas import conform, table_from_rows
 
 # Below this a labeler has said the same about every text, up to rounding.
@@ -51,13 +51,9 @@ class RewardScale:
             "a recipe with other terms needs its own"
         )
 
-    def to_json(self) -> str:
-        """Text that `from_json` reads."""
-        return json.dumps({"scale": [asdict(term) for term in self.terms]}, sort_keys=True)
-
     @classmethod
     def from_json(cls, text: str) -> RewardScale:
-        """The scale out of `to_json` or out of a recipe's template text."""
+        """The scale out of a recipe's text."""
         return cls(tuple(TermScale(**term) for term in json.loads(text)["scale"]))
 
 
@@ -70,19 +66,18 @@ def fit_scale(labels: pa.Table, config: RewardConfig) -> RewardScale:
 
 
 def recipe_text(config: RewardConfig, scale: RewardScale) -> str:
-    """The whole recipe, weights and frozen map, as canonical JSON.
-
-    The formula's version stands in it, except in `weighted`, whose text is older than versions.
-    """
-    parts = {"recipe": config.model_dump(mode="json")} | json.loads(scale.to_json())
-    if config.recipe != "weighted":
-        parts["version"] = recipes.VERSIONS[config.recipe]
+    """The whole recipe, weights, frozen map and the formula's version, as canonical JSON."""
+    parts = {
+        "recipe": config.model_dump(mode="json"),
+        "scale": [asdict(term) for term in scale.terms],
+        "version": recipes.VERSIONS[config.recipe],
+    }
     return json.dumps(parts, sort_keys=True)
 
 
 def recipe_sha256(config: RewardConfig, scale: RewardScale) -> str:
     """Identity of a recipe with its map; also the key of its row in `templates`."""
-    return hashlib.sha256(recipe_text(config, scale).encode()).hexdigest()
+    return text_sha256(recipe_text(config, scale))
 
 
 def recipe_template_row(config: RewardConfig, scale: RewardScale) -> pa.Table:

@@ -1,10 +1,10 @@
 """How far raters agree with each other: pure functions on arrays of items x raters.
 
-Libraries do the arithmetic (scikit-learn, krippendorff); AC1, which none of them has, stands here
-with its source. What is undefined (kappa where everybody says one word) is None, never NaN.
-Intervals are percentile bootstraps at 95 % over clusters of items, because the completions of one
-prompt are not independent. Not here: labelers against gold as the truth (calibration.py), who is
-compared with whom (pipeline/audit/sample.py).
+Libraries do the arithmetic (scikit-learn, krippendorff, imported where they are used); AC1, which
+none of them has, stands here with its source. What is undefined (kappa where everybody says one
+word) is None, never NaN. Intervals are percentile bootstraps at 95 % over clusters of items,
+because the completions of one prompt are not independent. Not here: labelers against gold as the
+truth (calibration.py), who is compared with whom (pipeline/audit/sample.py).
 """
 
 from __future__ import annotations
@@ -13,10 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import krippendorff
 import numpy as np
 import numpy.typing as npt
-from sklearn.metrics import cohen_kappa_score
 
 Floats = npt.NDArray[np.float64]
 Level = Literal["nominal", "ordinal", "interval"]
@@ -66,6 +64,8 @@ def cohen_kappa(ratings: npt.ArrayLike) -> float | None:
 
     `ratings`: items x raters, NaN where missing. None unless there are two raters and two values.
     """
+    from sklearn.metrics import cohen_kappa_score
+
     matrix = _matrix(ratings)
     if matrix.shape[1] != 2:
         return None
@@ -102,6 +102,8 @@ def krippendorff_alpha(ratings: npt.ArrayLike, level: Level = "nominal") -> floa
     `ratings`: items x raters, NaN where missing. None where nothing can be paired or all pairable
     values are one.
     """
+    import krippendorff
+
     matrix = _matrix(ratings)
     counts, values = _counts(matrix[(~np.isnan(matrix)).sum(axis=1) >= 2])
     if len(values) < 2:

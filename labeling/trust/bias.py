@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.metrics import roc_auc_score
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -48,6 +47,8 @@ class Bias:
 
 def auc(scores: npt.ArrayLike, expected: npt.ArrayLike) -> float | None:
     """Area under the ROC curve of `scores` against `expected` 0 or 1; None with one class only."""
+    from sklearn.metrics import roc_auc_score
+
     y = np.asarray(expected, np.int64)
     if len(np.unique(y)) < 2:
         return None

@@ -1,9 +1,9 @@
 """How far a labeler can be believed: against gold, as a probability, as a rate. Pure functions.
 
-Libraries do the arithmetic (scikit-learn, statsmodels); ECE and Rogan-Gladen, which none of them
-has, stand here with their source. What is undefined (sensitivity without positives) is None, never
-NaN. Shares carry Wilson intervals at 95 %. Not here: raters among themselves (agreement.py), which
-completions are compared (pipeline/audit/sample.py).
+Libraries do the arithmetic (scikit-learn, statsmodels, scipy, imported where they are used); ECE
+and Rogan-Gladen, which none of them has, stand here with their source. What is undefined
+(sensitivity without positives) is None, never NaN. Shares carry Wilson intervals at 95 %. Not here:
+raters among themselves (agreement.py), which completions are compared (pipeline/audit/sample.py).
 """
 
 from __future__ import annotations
@@ -15,9 +15,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import norm
-from sklearn.metrics import brier_score_loss, confusion_matrix
-from statsmodels.stats.proportion import proportion_confint
 
 from labeling.trust.agreement import CONFIDENCE, Estimate, Floats
 
@@ -70,6 +67,8 @@ def accuracy(
     `weights`: how many items of the population each one stands for, by default equally many. They
     reach the shares (as in `share`), never the counts.
     """
+    from sklearn.metrics import confusion_matrix
+
     y, w = np.asarray(gold, np.int64), _weights(weights, np.size(gold))
     right = np.asarray(labels, np.int64) == y
     table = confusion_matrix(
@@ -109,6 +108,8 @@ def _weights(weights: npt.ArrayLike | None, items: int) -> Floats:
 
 def wilson(count: float, of: float) -> Estimate:
     """The share `count / of` with its Wilson interval (Wilson 1927); None of nothing."""
+    from statsmodels.stats.proportion import proportion_confint
+
     if of == 0:
         return Estimate(None)
     value = count / of
@@ -130,6 +131,8 @@ def calibration(
     edges are quantiles, so that equal scores share a bin and the order of items is without effect.
     `weights` as in `accuracy`.
     """
+    from sklearn.metrics import brier_score_loss
+
     w = _weights(weights, np.size(scores))
     p, y = np.asarray(scores, np.float64), np.asarray(gold, np.float64)
     if not len(p):
@@ -148,6 +151,8 @@ def corrected_rate(positive: int, of: int, counts: Accuracy) -> Estimate:
     and Reiczigel's (2014, Preventive Veterinary Medicine 113), which counts that Se and Sp are
     estimates too. None where a gold class is missing or Se + Sp <= 1: such labels say nothing.
     """
+    from scipy.stats import norm
+
     se, sp = counts.sensitivity.value, counts.specificity.value
     if se is None or sp is None or of == 0 or se + sp <= 1:
         return Estimate(None)

@@ -18,7 +18,7 @@ from labeling.labeler import Labeler
 from labeling.labelers.build import build_labeler
 from pipeline.configs.loading import load_config
 from pipeline.policies.policies import resolve
-from tests.labeling.models import subjects
+from tests.labeling.subjects import subjects
 
 INJECTIONS = (
     Path(__file__).parents[3] / "shared/data/purplellama-prompt-injection/prompt_injection.json"

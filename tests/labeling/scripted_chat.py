@@ -12,7 +12,7 @@ from labeling.engines.model_identity import ModelIdentity
 from labeling.judges.config import JudgeConfig
 from labeling.judges.rubric import load_rubric
 from labeling.judges.written import WrittenJudgeLabeler
-from tests.labeling.models import subjects
+from tests.labeling.subjects import subjects
 from warehouse.schemas import TABLES
 
 Reply = str | dict[str, object]

@@ -16,7 +16,7 @@ from labeling.label import (
     label_key,
     label_rows,
 )
-from tests.labeling.models import subjects, subjects_of_bytes
+from tests.labeling.subjects import subjects, subjects_of_bytes
 from warehouse.schemas import SCORED_STATUSES, STATUSES, TABLES
 
 IDENTITY = LabelIdentity(

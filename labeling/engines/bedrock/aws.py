@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from labeling.engines.config import BatchConfig, BedrockEngineConfig
-from labeling.errors import LabelingError
+from labeling.errors import LabelingError, Misconfigured
 
 
 def aws_client(config: BedrockEngineConfig, service: str) -> Any:
-    """A client that retries by itself, `max_retries` times. Raises LabelingError.
+    """A client that retries by itself, `max_retries` times. Raises Misconfigured.
 
     Another endpoint than AWS's own (a VPC's, a test's) is set as boto3 documents it, for instance
     by the environment variable AWS_ENDPOINT_URL_S3.
@@ -32,7 +32,7 @@ def aws_client(config: BedrockEngineConfig, service: str) -> Any:
         session = boto3.Session(profile_name=config.profile, region_name=config.region)
         return session.client(service, config=settings)
     except (BotoCoreError, ValueError) as error:
-        raise LabelingError(f"cannot reach {service} in {config.region}: {error}") from error
+        raise Misconfigured(f"cannot reach {service} in {config.region}: {error}") from error
 
 
 def error_code(error: BaseException) -> str:

@@ -22,7 +22,7 @@ from labeling.engines.config import BedrockEngineConfig
 from labeling.engines.prices import Budget, Price
 from labeling.engines.remote.dispatch import Call, Dispatcher, Limits
 from labeling.engines.remote.failures import REFUSES_EVERYBODY, CallFailed, http_failure
-from labeling.errors import LabelingError
+from labeling.errors import LabelingError, Misconfigured
 
 _STATUSES = {
     "end_turn": "ok",
@@ -46,7 +46,7 @@ class BedrockChatEngine:
     name = "bedrock"
 
     def __init__(self, config: BedrockEngineConfig, limits: Limits, price: Price | None) -> None:
-        """Raises LabelingError for an unknown profile."""
+        """Raises Misconfigured for an unknown profile."""
         self.model, self.version = config.model, metadata.version("boto3")
         self._config = config
         self._client = _client(config)
@@ -141,7 +141,7 @@ def _client(config: BedrockEngineConfig) -> Any:
         session = boto3.Session(profile_name=config.profile, region_name=config.region)
         return session.client("bedrock-runtime", endpoint_url=config.endpoint_url, config=settings)
     except (BotoCoreError, ValueError) as error:
-        raise LabelingError(f"cannot reach Bedrock in {config.region}: {error}") from error
+        raise Misconfigured(f"cannot reach Bedrock in {config.region}: {error}") from error
 
 
 def _lost_connection(error: Exception) -> CallFailed:
@@ -159,9 +159,9 @@ def _lost_connection(error: Exception) -> CallFailed:
 
 
 def converse_arguments(model: str, request: ChatRequest) -> dict[str, Any]:
-    """Of Converse, which has the system's messages apart. Raises LabelingError."""
+    """Of Converse, which has the system's messages apart. Raises Misconfigured."""
     if request.temperature > 1:
-        raise LabelingError(f"Bedrock takes temperatures up to 1, not {request.temperature:g}")
+        raise Misconfigured(f"Bedrock takes temperatures up to 1, not {request.temperature:g}")
     system = [{"text": m["content"]} for m in request.messages if m["role"] == "system"]
     arguments: dict[str, Any] = {
         "modelId": model,

@@ -1,9 +1,9 @@
 """A judge that writes, on vLLM in this process (through an engine subprocess on CUDA).
 
 The chat template is the model's own; what the messages say is encoded apart, so that no text can
-write a control token (judges/prompt.py). A prompt that does not fit is an answer with its status,
-because one refused prompt would cost a whole `generate`. Not here: likelihoods (vllm_scorer.py),
-what an answer means.
+write a control token (engines/untrusted.py). A prompt that does not fit is an answer with its
+status, because one refused prompt would cost a whole `generate`. Not here: likelihoods
+(vllm_scorer.py), what an answer means.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from labeling.engines.chat import ChatAnswer, ChatRequest
 from labeling.engines.local.vllm import load_vllm
-from labeling.engines.untrusted import PLACEHOLDERS, UnfitPrompt, UntrustedEncoder, template_pieces
+from labeling.engines.untrusted import PLACEHOLDERS, PromptEncoder, UnfitPrompt, template_pieces
 from labeling.errors import LabelingError
 
 _CHUNK = 1024  # as in judges/likelihood.py: enough to batch well, few enough to show progress
@@ -48,9 +48,8 @@ class VllmChatEngine:
             options |= {"revision": revision, "tokenizer_revision": revision}
         if device != "cpu":
             options["gpu_memory_utilization"] = gpu_memory_utilization
-        self._tokenizer, self._encoder = tokenizer, UntrustedEncoder(tokenizer)
+        self._tokenizer, self._encoder = tokenizer, PromptEncoder(tokenizer)
         self._pieces: dict[tuple[str, ...], list[str]] = {}
-        self._trusted: dict[str, list[int]] = {}
         self._llm: Any = load_vllm(
             model, device=device, dtype=dtype, max_model_len=max_model_len, **options
         )
@@ -73,7 +72,10 @@ class VllmChatEngine:
             self._pieces[roles] = template_pieces(roles, self._tokenizer, judge=self.model)
         ids: list[int] = []
         for piece in self._pieces[roles]:
-            ids += self._encoder.encode(contents[piece]) if piece in contents else self._own(piece)
+            if piece in contents:
+                ids += self._encoder.untrusted(contents[piece])
+            else:
+                ids += self._encoder.trusted(piece)
         return ids
 
     def complete(
@@ -92,12 +94,6 @@ class VllmChatEngine:
     def close(self) -> None:
         """Drops the engine."""
         del self._llm
-
-    def _own(self, piece: str) -> list[int]:
-        if piece not in self._trusted:
-            encoded = self._tokenizer.encode(piece, add_special_tokens=False) if piece else []
-            self._trusted[piece] = encoded
-        return self._trusted[piece]
 
     def _complete(self, requests: Sequence[ChatRequest]) -> list[ChatAnswer]:
         answers: dict[str, ChatAnswer] = {}

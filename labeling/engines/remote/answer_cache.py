@@ -10,7 +10,6 @@ money and rates (dispatch.py), which judge keeps its answers (labelers/build.py)
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import sqlite3
@@ -24,6 +23,8 @@ from filelock import FileLock
 
 from labeling.engines.chat import ChatAnswer, ChatEngine, ChatRequest
 from labeling.engines.config import JudgeEngineConfig
+from labeling.errors import LabelingError
+from warehouse.files import text_sha256
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ _NOT_IN_ANSWERS = {
 }
 _CHUNK = 500  # SQLite takes a limited number of parameters
 _BUSY_SECONDS = 60.0
+_ROWS = "select request, answer, check_sha256 from answers"
 _TABLE = """
 create table if not exists answers
     (request text primary key, answer text not null, check_sha256 text not null) without rowid
@@ -71,6 +73,32 @@ class CachedChatEngine:
     def close(self) -> None:
         """Closes the engine; the file is closed after every batch."""
         self._engine.close()
+
+
+def forget_answers(
+    path: Path, is_meant: Callable[[ChatAnswer], bool], *, dry_run: bool
+) -> list[str]:
+    """Deletes the answers that are meant, and damaged rows; returns their requests' hashes.
+
+    The pages that they leave are overwritten. Raises LabelingError for a file that is no database.
+    """
+    if not path.is_file():
+        return []
+    try:
+        with closing(_connect(path)) as connection:
+            rows = ((row[0], _decoded(*row)) for row in connection.execute(_ROWS))
+            found = [request for request, it in rows if it is None or is_meant(it)]
+            if found and not dry_run:
+                connection.execute("pragma secure_delete = on")
+                connection.executemany(
+                    "delete from answers where request = ?", [(request,) for request in found]
+                )
+                connection.execute("pragma wal_checkpoint(truncate)")
+    except sqlite3.Error as error:
+        raise LabelingError(
+            f"{path}: {error}; it holds nothing but kept answers: delete it and run this again"
+        ) from error
+    return found
 
 
 class _Batch:
@@ -168,7 +196,7 @@ class _AnswerFile:
         if self._connection is None:
             return []
         marks = ", ".join("?" * len(identities))
-        query = f"select request, answer, check_sha256 from answers where request in ({marks})"
+        query = f"{_ROWS} where request in ({marks})"
         try:
             return self._connection.execute(query, identities).fetchall()
         except sqlite3.Error as error:
@@ -206,7 +234,7 @@ def _connect(path: Path) -> sqlite3.Connection:
         connection.execute("pragma journal_mode = wal")
         connection.execute("pragma synchronous = normal")
         connection.execute(_TABLE)
-        connection.execute("select request, answer, check_sha256 from answers limit 1").fetchall()
+        connection.execute(f"{_ROWS} limit 1").fetchall()
     except sqlite3.Error:
         connection.close()
         raise
@@ -218,7 +246,7 @@ def _identity(place: Sequence[object], request: ChatRequest) -> str:
     told = {name: value for name, value in vars(request).items() if name != "key"}
     told["messages"] = [dict(message) for message in request.messages]
     text = json.dumps([*place, told], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return text_sha256(text)
 
 
 def _again(answer: ChatAnswer, key: str) -> ChatAnswer:
@@ -235,7 +263,7 @@ def _again(answer: ChatAnswer, key: str) -> ChatAnswer:
 
 
 def _check(identity: str, text: str) -> str:
-    return hashlib.sha256(f"{identity}\n{text}".encode()).hexdigest()
+    return text_sha256(f"{identity}\n{text}")
 
 
 def _decoded(identity: str, text: object, check: object) -> ChatAnswer | None:

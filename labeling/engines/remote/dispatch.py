@@ -68,11 +68,6 @@ class Dispatcher:
         self._turn = threading.Lock()
 
     @property
-    def spent_usd(self) -> float:
-        """Paid so far; see Budget.spent."""
-        return self._budget.spent
-
-    @property
     def budget(self) -> Budget:
         """What an engine draws on that also sends by other ways than this one."""
         return self._budget

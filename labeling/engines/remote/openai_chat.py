@@ -20,7 +20,7 @@ from labeling.engines.config import OpenAIEngineConfig
 from labeling.engines.prices import Price
 from labeling.engines.remote.dispatch import Call, Dispatcher, Limits
 from labeling.engines.remote.failures import REFUSES_EVERYBODY, CallFailed, http_failure
-from labeling.errors import LabelingError
+from labeling.errors import LabelingError, Misconfigured
 
 if TYPE_CHECKING:
     from openai import APIConnectionError, APIStatusError, AsyncOpenAI
@@ -39,7 +39,7 @@ class OpenAIChatEngine:
     name = "openai"
 
     def __init__(self, config: OpenAIEngineConfig, limits: Limits, price: Price | None) -> None:
-        """Raises LabelingError where the environment variable of the key is not set."""
+        """Raises Misconfigured where the environment variable of the key is not set."""
         self.model, self.version = config.model, metadata.version("openai")
         self._config = config
         self._place = urlsplit(config.base_url).netloc
@@ -159,7 +159,7 @@ def _api_key(variable: str | None) -> str | None:
         return None
     key = os.environ.get(variable)
     if not key:
-        raise LabelingError(
+        raise Misconfigured(
             f"engine.api_key_env: the environment variable {variable} is not set; put the "
             "endpoint's key there, or leave api_key_env out for an endpoint without one"
         )

@@ -17,13 +17,12 @@ import pytest
 from labeling.engines.config import OpenAIEngineConfig
 from labeling.engines.load import load_chat_engine
 from labeling.engines.model_identity import ModelIdentity
-from labeling.engines.untrusted import JudgePrompt
 from labeling.errors import LabelingError
 from labeling.gate.checks import label_findings
 from labeling.gate.config import GateConfig
 from labeling.judges.config import JudgeConfig
 from labeling.judges.likelihood import measure
-from labeling.judges.prompt import PromptBuilder, Shown
+from labeling.judges.prompt import PromptBuilder, RenderedPrompt, Shown
 from labeling.judges.rubric import Rubric, load_rubric
 from labeling.judges.score import folded_logprob
 from labeling.judges.verdict import read_verdict
@@ -31,8 +30,9 @@ from labeling.judges.written import WrittenJudgeLabeler
 from labeling.labelers.build import build_labeler
 from tests.labeling.chat_server import ChatServer, serving
 from tests.labeling.labelers.test_classifier import build as build_classifier
-from tests.labeling.models import byte_tokenizer, subjects, subjects_of_bytes
+from tests.labeling.models import byte_tokenizer
 from tests.labeling.scripted_chat import labelled, verdict
+from tests.labeling.subjects import subjects, subjects_of_bytes
 
 TEN = {number: float(number) for number in range(1, 11)}
 RUBRIC = Rubric(
@@ -176,7 +176,7 @@ def test_case_15_one_impossible_text_costs_its_row_only(random_folder: Path):
     ],
 )
 def test_case_16_extreme_likelihoods_are_no_middle_score(logprobs: list, expected: tuple):
-    found = measure(RUBRIC, [7, 8, 9], logprobs, JudgePrompt([1], "p"), 0.9)
+    found = measure(RUBRIC, [7, 8, 9], logprobs, RenderedPrompt([1], "p"), 0.9)
     assert (found.status, found.score and round(found.score, 12)) == expected
 
 

@@ -10,20 +10,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from labeling.engines.untrusted import JudgePrompt
 from labeling.errors import LabelingError
 from labeling.judges.config import JudgeConfig
 from labeling.judges.likelihood import JudgeLabeler, measure
+from labeling.judges.prompt import RenderedPrompt
 from labeling.judges.rubric import Rubric
 from labeling.labelers.build import build_labeler
-from tests.labeling.models import subjects, subjects_of_bytes
+from tests.labeling.subjects import subjects, subjects_of_bytes
 from warehouse.schemas import TABLES
 
 RUBRIC = Rubric(
     name="r", version="1", criterion="c", labels=("1", "2", "3"), values=(1, 2, 3),
     user="{completion}",
 )  # fmt: skip
-PROMPT = JudgePrompt([5, 6], "shown")
+PROMPT = RenderedPrompt([5, 6], "shown")
 NOTHING = -math.inf
 
 

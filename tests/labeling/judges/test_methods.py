@@ -13,8 +13,8 @@ from labeling.judges.config import JudgeConfig
 from labeling.judges.rubric import Rubric
 from labeling.label import label_key
 from labeling.labelers.build import _revision, build_labeler, labeler_revision
-from tests.labeling.models import subjects
 from tests.labeling.scripted_chat import RemoteEngine, configured
+from tests.labeling.subjects import subjects
 
 
 def test_labels_that_do_not_suit_the_method_are_refused():

@@ -18,8 +18,8 @@ from labeling.judges.written import WrittenJudgeLabeler
 from labeling.labelers.build import build_labeler, labeler_revision
 from pipeline.configs.loading import load_config
 from pipeline.errors import ConfigError
-from tests.labeling.models import subjects
 from tests.labeling.scripted_chat import Reply, ScriptedChat
+from tests.labeling.subjects import subjects
 from tests.warehouse.builder import publish_rows
 from warehouse.catalog.catalog import connect, load_query
 

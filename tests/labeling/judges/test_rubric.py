@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from labeling.errors import LabelingError
+from labeling.errors import LabelingError, Misconfigured
 from labeling.judges.rubric import Message, load_rubric
 from training.starters.corpus import manners
 from training.starters.examples import judge_content
@@ -121,3 +121,13 @@ def test_an_unknown_rubric_names_the_shipped_ones():
     names = sorted([*SHIPPED, "preference-helpfulness", "preference-harmlessness"])
     with pytest.raises(LabelingError, match=re.escape(str(names))):
         load_rubric("nonsense")
+
+
+@pytest.mark.parametrize("content", [b"a: [b", b"\xff\xfe\x00", b"- a\n- b", b""])
+def test_a_file_that_is_no_rubric_is_one_line_and_wrong_use(tmp_path: Path, content: bytes):
+    path = tmp_path / "broken.yaml"
+    path.write_bytes(content)
+    with pytest.raises(Misconfigured, match=r"rubric .*broken\.yaml: ") as caught:
+        load_rubric(str(path))
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 2

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from tests.labeling.models import subjects, subjects_of_bytes
 from tests.labeling.scripted_chat import Reply, build, labelled, verdict
+from tests.labeling.subjects import subjects, subjects_of_bytes
 from warehouse.schemas import SCORED_STATUSES, TABLES
 
 # ----- one call, one row

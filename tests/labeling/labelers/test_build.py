@@ -124,7 +124,7 @@ def test_a_hub_name_means_the_commit_in_the_cache(tmp_path: Path):
         check=False,
     )
     assert done.stdout.split() == [commit]
-    assert "LabelingError: model other/model: no folder, and not on the Hub" in done.stderr
+    assert "Misconfigured: model other/model: no folder, and not on the Hub" in done.stderr
 
 
 def test_a_folder_that_is_no_model_is_refused(tmp_path: Path):

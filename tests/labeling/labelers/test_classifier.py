@@ -16,12 +16,8 @@ from labeling.errors import LabelingError
 from labeling.labeler import Labeler
 from labeling.labelers.build import build_labeler
 from labeling.labelers.config import ClassifierConfig
-from tests.labeling.models import (
-    save_random_classifier,
-    save_word_classifier,
-    subjects,
-    subjects_of_bytes,
-)
+from tests.labeling.models import save_random_classifier, save_word_classifier
+from tests.labeling.subjects import subjects, subjects_of_bytes
 from warehouse.schemas import TABLES
 
 SENTENCES = (

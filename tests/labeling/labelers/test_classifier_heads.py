@@ -15,7 +15,8 @@ from labeling.errors import LabelingError
 from labeling.labeler import Labeler
 from labeling.labelers.build import build_labeler
 from labeling.labelers.config import ClassifierConfig
-from tests.labeling.models import save_random_classifier, subjects
+from tests.labeling.models import save_random_classifier
+from tests.labeling.subjects import subjects
 
 DAVIDSON = {"hate": 1.0, "offensive": 0.5, "neither": 0.0}
 JIGSAW = ("toxic", "severe_toxic", "obscene", "threat", "insult", "identity_hate")

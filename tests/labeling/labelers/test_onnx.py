@@ -12,7 +12,8 @@ from labeling.errors import LabelingError
 from labeling.labeler import Labeler
 from labeling.labelers.build import build_labeler, labeler_revision
 from labeling.labelers.config import ClassifierConfig
-from tests.labeling.models import save_random_classifier, subjects
+from tests.labeling.models import save_random_classifier
+from tests.labeling.subjects import subjects
 
 IS_INSTALLED = all(importlib.util.find_spec(n) for n in ("onnxruntime", "onnx", "onnxscript"))
 needs_onnx = pytest.mark.skipif(not IS_INSTALLED, reason="the extra [onnx] is not installed")

@@ -17,7 +17,8 @@ from labeling.labelers.build import build_labeler, labeler_revision
 from labeling.labelers.config import RewardModelConfig
 from labeling.rewards.config import RewardConfig
 from labeling.rewards.reward import compute_rewards, fit_scale
-from tests.labeling.models import CHATML, byte_tokenizer, save_random_classifier, subjects
+from tests.labeling.models import CHATML, byte_tokenizer, save_random_classifier
+from tests.labeling.subjects import subjects
 
 KIND = ["You are kind.", "Good day.", "Thank you.", "Have a good day.", "Good luck, friend."]
 RUDE = ["You idiot.", "Go away, idiot.", "Idiot!", "What an idiot.", "Silly idiot, go."]

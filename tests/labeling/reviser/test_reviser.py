@@ -17,7 +17,7 @@ from labeling.reviser.config import RevisionConfig
 from labeling.reviser.reviser import build_reviser, load_constitution, reviser_revision
 from labeling.reviser.wording import Revision, is_changed, read_revision
 from tests.labeling.chat_server import ChatServer, serving
-from tests.labeling.models import subjects
+from tests.labeling.subjects import subjects
 from warehouse.schemas import TABLES
 
 PRICE = {"input": 1.0, "output": 1.0}

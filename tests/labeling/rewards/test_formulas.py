@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import numpy as np
@@ -92,7 +93,7 @@ def parts(row: dict) -> dict[str, float]:
     return {term["labeler"]: term["contribution"] for term in row["terms"]}
 
 
-def test_weighted_keeps_its_text_and_its_hash():
+def test_a_recipes_text_is_its_keys_its_map_and_its_version():
     recipe = RewardConfig.model_validate(
         {
             "recipe": "weighted",
@@ -102,15 +103,15 @@ def test_weighted_keeps_its_text_and_its_hash():
         }
     )
     scale = RewardScale((TermScale("hate", 1.0, 2.0, 9), TermScale("helpful", 0.5, 0.25, 9)))
-    assert recipe_text(recipe, scale) == (
+    text = (
         '{"recipe": {"clip": 2.0, "recipe": "weighted", "terms": {"hate": {"value": "raw", '
         '"weight": -1.0}, "helpful": {"value": "score", "weight": 0.5}}, '
         '"truncation_penalty": 0.75}, "scale": [{"count": 9, "labeler": "hate", "mean": 1.0, '
-        '"sd": 2.0}, {"count": 9, "labeler": "helpful", "mean": 0.5, "sd": 0.25}]}'
+        '"sd": 2.0}, {"count": 9, "labeler": "helpful", "mean": 0.5, "sd": 0.25}], '
+        '"version": "1"}'
     )
-    assert recipe_sha256(recipe, scale) == (
-        "b5a3d23a534a72701fc96dce8deef16ac0667426dad1922f3b78a483a4a2f1a0"
-    )
+    assert recipe_text(recipe, scale) == text
+    assert recipe_sha256(recipe, scale) == hashlib.sha256(text.encode()).hexdigest()
 
 
 def test_every_key_that_is_set_is_part_of_the_recipe():

@@ -163,7 +163,6 @@ def test_the_scale_is_the_mean_and_spread_of_the_ok_labels():
     assert scale == RewardScale(
         (TermScale("hate", 4.0, 5**0.5, 4), TermScale("helpful", 0.5, 0.25, 2))
     )
-    assert RewardScale.from_json(scale.to_json()) == scale
 
 
 def test_a_labeler_that_says_nothing_has_no_scale():

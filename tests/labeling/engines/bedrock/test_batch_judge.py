@@ -19,8 +19,8 @@ from tests.labeling.engines.bedrock.batch_server import (
     config_of,
     failed,
 )
-from tests.labeling.models import subjects
 from tests.labeling.scripted_chat import verdict
+from tests.labeling.subjects import subjects
 from warehouse.schemas import TABLES
 
 

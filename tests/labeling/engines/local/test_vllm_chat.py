@@ -30,7 +30,7 @@ SCRIPT = """
 import json, sys
 from labeling.judges.config import JudgeConfig
 from labeling.labelers.build import build_labeler
-from tests.labeling.models import subjects_of_bytes
+from tests.labeling.subjects import subjects_of_bytes
 folder, rubric, texts = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 rows = subjects_of_bytes([text.encode("utf-8", "surrogatepass") for text in texts])
 config = JudgeConfig.model_validate({

@@ -16,12 +16,13 @@ import pytest
 from labeling.engines.chat import BudgetSpent, ChatAnswer, ChatEngine, ChatRequest, PaidWork
 from labeling.engines.config import OpenAIEngineConfig
 from labeling.engines.load import load_chat_engine
-from labeling.engines.remote.answer_cache import CachedChatEngine
+from labeling.engines.remote.answer_cache import CachedChatEngine, forget_answers
+from labeling.errors import LabelingError
 from labeling.judges.config import JudgeConfig
 from labeling.labelers.build import build_labeler, labeler_revision
 from tests.labeling.chat_bodies import INPUT_TOKENS, OUTPUT_TOKENS
 from tests.labeling.chat_server import ChatServer, Plan, serving
-from tests.labeling.models import subjects
+from tests.labeling.subjects import subjects
 
 PRICE = {"input": 1.0, "output": 1.0}
 
@@ -295,6 +296,29 @@ def test_a_damaged_row_is_asked_again_and_costs_no_other(tmp_path: Path):
     assert [answer.is_cached for answer in answers] == [False, False, False, True]
     assert all(answer.is_cached for answer in engine.complete(ask(["a", "b", "c", "d"])))
     assert len(inner.asked) == 7
+
+
+def test_answers_that_are_meant_and_damaged_ones_are_forgotten(tmp_path: Path):
+    path = tmp_path / "a.sqlite"
+    assert forget_answers(path, lambda _: True, dry_run=False) == []
+    engine, inner = counting(path)
+    engine.complete(ask(["a", "b", "c"]))
+    with closing(sqlite3.connect(path)) as con:
+        con.execute("update answers set answer = '{' where answer like '%\"C\"%'")
+        con.commit()
+    assert len(forget_answers(path, lambda answer: answer.text == "A", dry_run=True)) == 2
+    assert kept(path) == 3
+    assert len(forget_answers(path, lambda answer: answer.text == "A", dry_run=False)) == 2
+    assert kept(path) == 1
+    engine.complete(ask(["a", "b", "c"]))
+    assert len(inner.asked) == 5
+
+
+def test_a_file_that_is_no_database_is_named(tmp_path: Path):
+    path = tmp_path / "a.sqlite"
+    path.write_bytes(b"no database at all, but a text" * 99)
+    with pytest.raises(LabelingError, match=r"a\.sqlite: .*delete it"):
+        forget_answers(path, lambda _: True, dry_run=True)
 
 
 @pytest.mark.parametrize("content", [b"no database at all, but a text" * 99, None])

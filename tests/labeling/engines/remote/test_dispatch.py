@@ -267,7 +267,7 @@ def test_an_answer_has_its_cost_and_the_table_it_is_from():
     (got,) = dispatcher.complete(requests(1), Endpoint(billed).session)
     assert got.cost_usd == pytest.approx((20 * 1 + 8 * 2) / 1e6)
     assert got.price_table_version == "t"
-    assert dispatcher.spent_usd == got.cost_usd
+    assert dispatcher.budget.spent == got.cost_usd
 
 
 def test_without_a_price_or_without_tokens_the_cost_is_unknown_and_not_zero():
@@ -276,7 +276,7 @@ def test_without_a_price_or_without_tokens_the_cost_is_unknown_and_not_zero():
     dispatcher = Dispatcher(FREE, PRICE)
     (silent,) = dispatcher.complete(requests(1), Endpoint(at_once).session)
     assert silent.cost_usd is None
-    assert dispatcher.spent_usd == pytest.approx((34 + 2 * 8) / 1e6)  # its worst: 2 bytes + 32
+    assert dispatcher.budget.spent == pytest.approx((34 + 2 * 8) / 1e6)  # its worst: 2 bytes + 32
 
 
 def test_the_budget_is_never_passed_and_what_was_paid_for_is_handed_over():
@@ -285,7 +285,7 @@ def test_the_budget_is_never_passed_and_what_was_paid_for_is_handed_over():
     endpoint = Endpoint(billed)
     with pytest.raises(BudgetSpent, match=r"raise budget_usd"):
         dispatcher.complete(requests(100), endpoint.session, arrived.append)
-    assert dispatcher.spent_usd <= 10.5 * one
+    assert dispatcher.budget.spent <= 10.5 * one
     assert len(arrived) == endpoint.calls.total() == 10
     with pytest.raises(BudgetSpent):  # and it stays spent
         dispatcher.complete(requests(1), endpoint.session)
@@ -303,7 +303,7 @@ def test_a_call_that_may_be_billed_counts_at_its_worst_and_one_that_is_not_count
     late = CallFailed("timeout", "timeout", "late", may_be_billed=True)
     dispatcher = Dispatcher(limits(max_retries=1), PRICE)
     dispatcher.complete(requests(1), Endpoint(failing(late, throttled())).session)
-    assert dispatcher.spent_usd == pytest.approx(50e-6)
+    assert dispatcher.budget.spent == pytest.approx(50e-6)
 
 
 def test_calls_given_up_by_ctrl_c_in_flight_count_at_their_worst():
@@ -320,7 +320,7 @@ def test_calls_given_up_by_ctrl_c_in_flight_count_at_their_worst():
             )
     finally:
         signal.signal(signal.SIGINT, before)
-    assert dispatcher.spent_usd == pytest.approx(3 * 50e-6)
+    assert dispatcher.budget.spent == pytest.approx(3 * 50e-6)
     assert (endpoint.in_flight, endpoint.calls_when_closed) == (0, 0)
 
 
