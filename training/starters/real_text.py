@@ -24,6 +24,7 @@ from typing import Literal
 
 from training.starters.corpus import Half, half_of, is_unseen
 from warehouse.errors import RoundhouseError
+from warehouse.files import file_sha256, sha256_of
 
 HH_TRAIN, HH_TEST = "hh-rlhf/train.jsonl.gz", "hh-rlhf/test.jsonl.gz"
 TWEETS, STATEMENTS = "davidson/labeled_data.csv", "toxigen/toxiGen.json"
@@ -54,17 +55,14 @@ class TextDialogue:
     is_tweet: bool
 
 
-def text_sha256(folder: Path) -> str:
+def real_text_sha256(folder: Path) -> str:
     """Digest of the data files. Raises StarterTextError naming the one that is not there."""
-    digest = hashlib.sha256()
     for name in DATA_FILES:
-        path = folder / name
-        if not path.is_file():
+        if not (folder / name).is_file():
             raise StarterTextError(
-                f"{path}: no such file; the folder must hold {', '.join(DATA_FILES)}"
+                f"{folder / name}: no such file; the folder must hold {', '.join(DATA_FILES)}"
             )
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+    return sha256_of([file_sha256(folder / name) for name in DATA_FILES])
 
 
 def parse_turns(transcript: str) -> tuple[str, ...]:

@@ -35,7 +35,7 @@ from training.starters.real_text import (
     owner_of,
     parse_turns,
     policy_texts,
-    text_sha256,
+    real_text_sha256,
 )
 from training.starters.starters import starter_path
 
@@ -191,7 +191,7 @@ def test_transcripts_open_as_the_prompts_of_a_round_do():
 
 
 def test_a_missing_file_is_named(small: Path, tmp_path: Path):
-    assert text_sha256(small) == text_sha256(small)
+    assert real_text_sha256(small) == real_text_sha256(small)
     with pytest.raises(StarterTextError, match=r"train\.jsonl\.gz: no such file; the folder must"):
         starter_path("starter-policy", text=tmp_path)
 

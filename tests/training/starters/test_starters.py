@@ -8,13 +8,16 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from training.starters import starters as starter
+from training.starters.examples import classifier_examples, judge_examples, policy_dialogues
 from training.starters.starters import STARTERS, resolve_model, starter_path
+from warehouse.files import sha256_of
 
 CHAT_MODELS = ("starter-policy", "starter-judge")
 CLASSIFIERS = {
@@ -206,8 +209,32 @@ def test_a_killed_build_leaves_no_folder_and_the_next_gives_the_same_weights(
         assert weights.read_bytes() == (once / name / "model.safetensors").read_bytes()
 
 
-def test_another_seed_corpus_or_budget_is_another_folder() -> None:
-    keys = {
-        starter._cache_key(seed, budget, None) for seed in (0, 1) for budget in ("tiny", "full")
-    }
-    assert len(keys) == 4
+def test_the_key_is_made_of_what_decides_the_bytes_and_of_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def key(seed: int = 0, budget: str = "tiny") -> str:
+        return starter._cache_key(seed, budget, None)
+
+    keys = [key(), key(seed=1), key(budget="full")]
+    for name, value in (
+        ("RECIPE", starter.RECIPE + 1),
+        ("corpus_text", lambda: "another corpus"),
+        ("metadata", SimpleNamespace(version=lambda library: f"another {library}")),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(starter, name, value)
+            keys.append(key())
+    assert len(set(keys)) == len(keys)
+    assert key() == keys[0]
+
+
+def test_what_is_drawn_is_what_the_recipe_number_stands_for() -> None:
+    """Where this digest changes, starters in users' caches are others: raise RECIPE with it."""
+    drawn = (
+        [astuple(dialogue) for dialogue in policy_dialogues(300, seed=0)],
+        [astuple(judged) for judged in judge_examples(100, seed=0)],
+        classifier_examples("reward", 200, seed=0),
+        classifier_examples("metric", 200, seed=0),
+    )
+    digest = "ab0d3de609770e21a47f4deec061599ae9af42b77bae1e7b5d2d997c0aa1d509"
+    assert (starter.RECIPE, sha256_of(drawn)) == (1, digest)
