@@ -18,11 +18,11 @@ import json
 import random
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from training.starters.corpus import Half, half_of, is_unseen
+from training.starters.examples import Dialogue
 from warehouse.errors import RoundhouseError
 from warehouse.files import file_sha256, sha256_of
 
@@ -44,15 +44,6 @@ class StarterTextError(RoundhouseError, ValueError):
     """The folder of real text does not give what is asked of it; the message says why."""
 
     exit_code = 2
-
-
-@dataclass(frozen=True)
-class TextDialogue:
-    """Turns that alternate human, assistant, human; the completion; whether that is a tweet."""
-
-    turns: tuple[str, ...]
-    completion: str
-    is_tweet: bool
 
 
 def real_text_sha256(folder: Path) -> str:
@@ -100,14 +91,14 @@ def owner_of(text: str) -> Owner:
     return "policy" if is_even else half_of(text)
 
 
-def policy_texts(folder: Path, *, tweets: int, seed: int) -> list[TextDialogue]:
+def policy_texts(folder: Path, *, tweets: int, seed: int) -> list[Dialogue]:
     """HH's chosen and rejected transcripts, then `tweets` HH prompts that a toxic tweet answers.
 
     None opens with a question that may be held out (`starter_corpus.is_unseen`), and none holds a
     tweet of the classifiers' half.
     """
     dialogues = [
-        TextDialogue(turns[:-1], turns[-1], is_tweet=False)
+        Dialogue(turns[:-1], turns[-1], "transcript")
         for key in ("chosen", "rejected")
         for turns in _transcripts(folder, HH_TRAIN, key)
         if len(turns) % 2 == 0
@@ -116,7 +107,7 @@ def policy_texts(folder: Path, *, tweets: int, seed: int) -> list[TextDialogue]:
     prompts = sorted({dialogue.turns for dialogue in dialogues})
     toxic = [text for text, is_toxic in _tweets(folder, "policy") if is_toxic]
     answers = rng.sample(toxic, min(tweets, len(toxic)))
-    return dialogues + [TextDialogue(rng.choice(prompts), text, is_tweet=True) for text in answers]
+    return dialogues + [Dialogue(rng.choice(prompts), text, "tweet") for text in answers]
 
 
 def classifier_texts(folder: Path, half: Half, *, seed: int) -> list[tuple[str, bool]]:

@@ -127,17 +127,15 @@ def _build(
     progress: Callable[[str, int, int], None],
 ) -> None:
     """Build beside `folder`, then rename: whoever sees the folder sees it whole."""
-    from training.starters.models import BUDGETS, build_starters
-    from training.starters.text_models import TEXT_BUDGETS, build_text_starters
+    # Read when torch is imported: waiting threads sleep, where spinning ones would make a busy
+    # machine ten times slower. The sums are the same.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    from training.starters.recipe import build_starters
 
     for leftover in leftovers(folder):  # of a build that was killed: the lock is ours
         shutil.rmtree(leftover)
     with whole_folder(folder) as fresh:
-        if text is None:
-            build_starters(fresh, seed=seed, budget=BUDGETS[budget], progress=progress)
-        else:
-            budgeted = TEXT_BUDGETS[budget]
-            build_text_starters(fresh, text, seed=seed, budget=budgeted, progress=progress)
+        build_starters(fresh, text, seed=seed, budget=budget, progress=progress)
 
 
 def _silent(what: str, done: int, total: int) -> None:

@@ -94,7 +94,7 @@ def data(request: pytest.FixtureRequest, small: Path) -> Path:
 
 
 def test_the_three_owners_share_no_text(data: Path):
-    policy = {d.completion for d in policy_texts(data, tweets=10_000, seed=0) if d.is_tweet}
+    policy = {d.completion for d in policy_texts(data, tweets=10_000, seed=0) if d.style == "tweet"}
     reward = dict(classifier_texts(data, "reward", seed=0))
     metric = dict(classifier_texts(data, "metric", seed=0))
     assert policy
@@ -121,7 +121,7 @@ def test_no_dialogue_opens_with_a_question_that_may_be_held_out(data: Path):
 
 def test_every_dialogue_is_answered(data: Path):
     dialogues = policy_texts(data, tweets=20, seed=0)
-    assert sum(dialogue.is_tweet for dialogue in dialogues) == 20
+    assert sum(dialogue.style == "tweet" for dialogue in dialogues) == 20
     for dialogue in dialogues:
         assert len(dialogue.turns) % 2 == 1
         assert dialogue.completion

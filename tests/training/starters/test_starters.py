@@ -11,6 +11,7 @@ import sys
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -24,17 +25,17 @@ CLASSIFIERS = {
     "starter-toxicity": {0: "polite", 1: "rude"},
     "starter-metric": {0: "acceptable", 1: "toxic"},
 }
-# Prints how many steps this process trained; with an argument it dies at that step.
+# Prints the steps that this process trained; with an argument it dies at that step.
 BUILD = """
-import os, sys
+import json, os, sys
 from training.starters.starters import starter_path
 steps = []
 def progress(what, done, total):
-    steps.append(what)
+    steps.append((what, done, total))
     if len(sys.argv) > 1 and len(steps) == int(sys.argv[1]):
         os._exit(9)
 starter_path("starter-policy", budget="tiny", progress=progress)
-print(len(steps))
+print(json.dumps(steps))
 """
 
 
@@ -43,16 +44,19 @@ class Built:
     """A cache that two processes filled at the same time."""
 
     cache: Path
-    steps: tuple[int, int]
+    steps: tuple[list[list[Any]], list[list[Any]]]
+    said: str  # by both on standard error, OpenMP's settings among it
 
 
 def start_build(cache: Path, *arguments: str, threads: int = 1) -> subprocess.Popen[str]:
+    settings = {"OMP_NUM_THREADS": str(threads), "OMP_DISPLAY_ENV": "true"}
+    inherited = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
     return subprocess.Popen(
         [sys.executable, "-c", BUILD, *arguments],
-        env={**os.environ, "ROUNDHOUSE_CACHE": str(cache), "OMP_NUM_THREADS": str(threads)},
+        env={**inherited, **settings, "ROUNDHOUSE_CACHE": str(cache)},
         cwd=Path(starter.__file__).parents[2],
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         text=True,
     )
 
@@ -65,8 +69,8 @@ def folders(cache: Path) -> list[Path]:
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     cache = tmp_path_factory.mktemp("cache")
     processes = [start_build(cache), start_build(cache)]
-    first, second = (int(process.communicate(timeout=300)[0]) for process in processes)
-    return Built(cache, (first, second))
+    (first, said), (second, also) = (process.communicate(timeout=300) for process in processes)
+    return Built(cache, (json.loads(first), json.loads(second)), said + also)
 
 
 @pytest.fixture
@@ -84,9 +88,27 @@ def tiny(name: str) -> Path:
 
 
 def test_two_processes_at_once_build_once(built: Built) -> None:
-    assert min(built.steps) == 0
-    assert max(built.steps) > 0
+    assert min(map(len, built.steps)) == 0
+    assert max(map(len, built.steps)) > 0
     assert len(folders(built.cache)) == 1
+
+
+def test_progress_counts_the_steps_of_all_models_up_to_one_total(built: Built) -> None:
+    steps = max(built.steps, key=len)
+    assert list(dict.fromkeys(what for what, _, _ in steps)) == [
+        "starter-policy",
+        "starter-judge",
+        "starter-toxicity",
+        "starter-metric",
+    ]
+    assert [done for _, done, _ in steps] == list(range(1, len(steps) + 1))
+    assert {total for _, _, total in steps} == {len(steps)}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="GNU OpenMP, which can be asked, is Linux's")
+def test_threads_that_wait_sleep_without_anybody_asking_for_it(built: Built) -> None:
+    assert "OMP_WAIT_POLICY = 'PASSIVE'" in built.said
+    assert "OMP_WAIT_POLICY = 'ACTIVE'" not in built.said
 
 
 @pytest.mark.usefixtures("in_cache")
