@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import csv
 import gzip
-import hashlib
 import html
 import json
 import random
@@ -24,7 +23,7 @@ from typing import Literal
 from training.starters.corpus import Half, half_of, is_unseen
 from training.starters.examples import Dialogue
 from warehouse.errors import RoundhouseError
-from warehouse.files import file_sha256, sha256_of
+from warehouse.files import file_sha256, sha256_of, text_sha256
 
 HH_TRAIN, HH_TEST = "hh-rlhf/train.jsonl.gz", "hh-rlhf/test.jsonl.gz"
 TWEETS, STATEMENTS = "davidson/labeled_data.csv", "toxigen/toxiGen.json"
@@ -87,7 +86,7 @@ def owner_of(text: str) -> Owner:
 
     By the hash of the cleaned text, so that a tweet and its copies have one owner.
     """
-    is_even = hashlib.sha256(text.casefold().encode()).digest()[0] % 2 == 0
+    is_even = int(text_sha256(text.casefold())[:2], 16) % 2 == 0
     return "policy" if is_even else half_of(text)
 
 
