@@ -16,7 +16,9 @@ import html
 import json
 import random
 import re
+import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -102,6 +104,8 @@ def policy_texts(folder: Path, *, tweets: int, seed: int) -> list[Dialogue]:
         for turns in _transcripts(folder, HH_TRAIN, key)
         if len(turns) % 2 == 0
     ]
+    if not dialogues:
+        raise StarterTextError(f"{folder / HH_TRAIN} holds no transcript that may be trained on")
     rng = random.Random(f"tweets {seed}")
     prompts = sorted({dialogue.turns for dialogue in dialogues})
     toxic = [text for text, is_toxic in _tweets(folder, "policy") if is_toxic]
@@ -133,7 +137,11 @@ def classifier_texts(folder: Path, half: Half, *, seed: int) -> list[tuple[str, 
 
 def _transcripts(folder: Path, name: str, key: str) -> Iterator[tuple[str, ...]]:
     """Turns of every transcript that opens with a question nobody holds out."""
-    with gzip.open(folder / name, "rt", encoding="utf-8") as file:
+    path = folder / name
+    with (
+        _readable(path, "gzipped JSON lines with chosen and rejected transcripts"),
+        gzip.open(path, "rt", encoding="utf-8") as file,
+    ):
         for line in file:
             turns = parse_turns(json.loads(line)[key])
             if turns and turns[0] and not is_unseen(turns[0]):
@@ -142,7 +150,11 @@ def _transcripts(folder: Path, name: str, key: str) -> Iterator[tuple[str, ...]]
 
 def _tweets(folder: Path, owner: Owner) -> Iterator[tuple[str, bool]]:
     """Cleaned tweets of one owner; toxic: most raters called it hateful or offensive."""
-    with (folder / TWEETS).open(encoding="utf-8", newline="") as file:
+    path = folder / TWEETS
+    with (
+        _readable(path, "the columns class and tweet"),
+        path.open(encoding="utf-8", newline="") as file,
+    ):
         for row in csv.DictReader(file):
             text = clean_tweet(row["tweet"])
             if SHORTEST_TWEET <= len(text) <= LONGEST_TWEET and owner_of(text) == owner:
@@ -150,6 +162,19 @@ def _tweets(folder: Path, owner: Owner) -> Iterator[tuple[str, bool]]:
 
 
 def _statements(folder: Path) -> Iterator[tuple[str, bool]]:
-    for row in json.loads((folder / STATEMENTS).read_text(encoding="utf-8")):
-        if not _BENIGN < row["toxicity_score"] < _TOXIC:
-            yield clean_tweet(row["text"]), row["toxicity_score"] >= _TOXIC
+    path = folder / STATEMENTS
+    with _readable(path, "a JSON list of objects with text and toxicity_score"):
+        for row in json.loads(path.read_text(encoding="utf-8")):
+            if not _BENIGN < row["toxicity_score"] < _TOXIC:
+                yield clean_tweet(row["text"]), row["toxicity_score"] >= _TOXIC
+
+
+@contextmanager
+def _readable(path: Path, what: str) -> Iterator[None]:
+    """Whatever a file of another form makes of its reader is a StarterTextError naming it."""
+    try:
+        yield
+    except (OSError, EOFError, ValueError, LookupError, TypeError, csv.Error, zlib.error) as error:
+        raise StarterTextError(
+            f"{path} cannot be read ({type(error).__name__}: {error}); it must hold {what}"
+        ) from error

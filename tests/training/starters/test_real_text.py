@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -194,6 +195,35 @@ def test_a_missing_file_is_named(small: Path, tmp_path: Path):
     assert real_text_sha256(small) == real_text_sha256(small)
     with pytest.raises(StarterTextError, match=r"train\.jsonl\.gz: no such file; the folder must"):
         starter_path("starter-policy", text=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "what"),
+    [
+        (HH_TRAIN, b"plain text", r"BadGzipFile.*chosen and rejected"),
+        (HH_TRAIN, gzip.compress(b'{"text": "a"}\n'), r"KeyError: 'chosen'"),
+        (HH_TRAIN, gzip.compress(b""), "holds no transcript that may be trained on"),
+        (TWEETS, b"label,text\n0,a\n", "KeyError.*the columns class and tweet"),
+        (TWEETS, b"\xff\xfe", "UnicodeDecodeError"),
+        (STATEMENTS, b"[", "JSONDecodeError.*text and toxicity_score"),
+        (STATEMENTS, b'{"rows": 1}', "TypeError"),
+    ],
+)
+def test_a_file_of_another_form_is_named_with_what_it_must_hold(
+    small: Path, tmp_path: Path, name: str, content: bytes, what: str
+):
+    shutil.copytree(small, tmp_path / "data")
+    (tmp_path / "data" / name).write_bytes(content)
+
+    def read() -> None:
+        policy_texts(tmp_path / "data", tweets=9, seed=0)
+        classifier_texts(tmp_path / "data", "reward", seed=0)
+
+    with pytest.raises(StarterTextError, match=what) as found:
+        read()
+    assert name in str(found.value)
+    assert "\n" not in str(found.value)
+    assert found.value.exit_code == 2
 
 
 def test_there_is_no_judge(small: Path):
