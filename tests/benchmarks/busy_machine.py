@@ -19,17 +19,15 @@ from tests.benchmarks.figures import print_figure
 WANTED = 2.5  # times the quiet time
 # GNU OpenMP spins so often where nobody says how to wait.
 WAYS = {"asleep": {"OMP_WAIT_POLICY": "passive"}, "spinning": {"GOMP_SPINCOUNT": "300000"}}
-# The training alone, without imports and texts, of a tenth of the full budget.
-_SLICE = """
+# The training alone of the tiny starters, without imports and texts.
+_TRAINING = """
 import sys, time
 from pathlib import Path
-from training.starters import recipe
-budget = recipe.Budget(1_200, 1, 800, 1, judged=400)
+from training.starters.recipe import build_starters
 began = []
 def progress(what, done, total):
     began or began.append(time.perf_counter())
-recipe.CORPUS.budgets["slice"] = budget
-recipe.build_starters(Path(sys.argv[1]), None, seed=0, budget="slice", progress=progress)
+build_starters(Path(sys.argv[1]), None, seed=0, budget="tiny", progress=progress)
 print(time.perf_counter() - began[0])
 """
 
@@ -59,7 +57,7 @@ def _seconds(settings: dict[str, str], cores: set[int]) -> float:
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_WAIT", "GOMP_"))}
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
-            [sys.executable, "-c", _SLICE, folder],
+            [sys.executable, "-c", _TRAINING, folder],
             env=inherited | settings,
             preexec_fn=lambda: os.sched_setaffinity(0, cores),
             stdout=subprocess.PIPE,
