@@ -1,8 +1,7 @@
 """The `train-…` commands: rows from the warehouse, a trainer, a folder, and what became of it.
 
 What they make is listed by no round: `evaluate-policy --policy FOLDER` measures it. Not here: the
-trainers (training.preference.dpo and its siblings), the command line
-(commands/offline_training.py).
+trainers (training.preference.methods), the command line (commands/offline_training.py).
 """
 
 from __future__ import annotations
@@ -19,22 +18,13 @@ from pipeline.policies.models import POLICIES, REWARD_MODELS, keep_model, models
 from pipeline.policies.policies import PolicyChoice, chosen_policy
 from pipeline.runtime.machine import choose_device
 from pipeline.runtime.publishing import code_version
-from training.preference.dpo import train_dpo
-from training.preference.kto import train_kto
-from training.preference.reward_model import train_reward_model
-from training.preference.rows import dpo_rows, kto_rows, reward_rows, sample, sft_rows
+from training.preference.methods import train_by
+from training.preference.rows import ROWS, sample
 from training.preference.selection import Selection
-from training.preference.sft import train_sft
 from training.preference.trained_folder import Trained, refuse_existing
 from warehouse.ledger.ledger import Ledger
 from warehouse.store import open_store
 
-_KINDS = {
-    "dpo": (dpo_rows, train_dpo),
-    "kto": (kto_rows, train_kto),
-    "sft": (sft_rows, train_sft),
-    "reward": (reward_rows, train_reward_model),
-}
 _SHOWN = ("rewards/accuracies", "rewards/margins", "accuracy", "mean_token_accuracy", "kl")
 _LINES = 10
 
@@ -57,19 +47,19 @@ def train(
         refuse_existing(out)
     keys = config.preference_training
     seed = config.seed if keys.seed is None else keys.seed
-    rows_of, trainer = _KINDS[kind]
     start = chosen_policy(config, PolicyChoice(policy))
     if selection.as_of is None:
         head = Ledger(open_store(config.warehouse, read_only=True)).head()
         selection = dataclasses.replace(selection, as_of=head)
-    rows = sample(rows_of(config.warehouse, selection), keys.max_rows, seed)
+    rows = sample(ROWS[kind](config.warehouse, selection), keys.max_rows, seed)
     made_from = {"warehouse_version": str(selection.as_of), "code_version": code_version()}
     rows = rows.replace_schema_metadata(made_from)  # for training.json, see `roundhouse lineage`
     say(f"policy     {start.revision}")
     say(f"rows       {_counted(kind, rows)}")
     store = REWARD_MODELS if kind == "reward" else POLICIES  # a reward model is no policy
     fresh = models_folder(config.warehouse, store) / f".{kind}.{os.getpid()}.new"
-    made = trainer(
+    made = train_by(
+        kind,
         rows,
         policy_dir=start.folder,
         out_dir=out or fresh,

@@ -7,20 +7,24 @@ Registered in cli.py. Not here: which rows (training.preference.rows), the run o
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.commands.options import AsOf, Config, Sets
+
+if TYPE_CHECKING:
+    from training.preference.selection import Selection
+
 _STATUSES = ("completed", "refused", "rejected")
-Config = Annotated[str, typer.Argument(help="a YAML file or a shipped name (demo)")]
 Rounds = Annotated[
     list[int] | None, typer.Option("--round", "--rounds", min=0, help="repeatable; none: all")
 ]
 Statuses = Annotated[
     list[str] | None, typer.Option("--status", help="of the rounds, repeatable; default: completed")
 ]
-AsOf = Annotated[int | None, typer.Option("--as-of", help="a version of the ledger")]
 Pairs = Annotated[
     str | None, typer.Option("--pairs", help="a stored pair recipe; none: best against worst")
 ]
@@ -36,7 +40,6 @@ Policy = Annotated[
 Out = Annotated[
     Path | None, typer.Option("--out", help="default: in the warehouse, under its revision")
 ]
-Sets = Annotated[list[str] | None, typer.Option("--set", help="key.sub=value, repeatable")]
 
 
 def export(
@@ -55,23 +58,17 @@ def export(
     as_of: AsOf = None,
 ) -> None:
     """Scored train rollouts as datasets.load_dataset and TRL's trainers read them."""
-    from training.preference.export import KINDS, SUFFIXES, export_rows
-    from training.preference.selection import Selection
+    from training.preference.export import SUFFIXES, export_rows
+    from training.preference.rows import ROWS
 
-    if kind not in KINDS:
-        raise typer.BadParameter(f"{kind}: expected one of {', '.join(KINDS)}")
+    if kind not in ROWS:
+        raise typer.BadParameter(f"{kind}: expected one of {', '.join(ROWS)}")
     if out.suffix not in SUFFIXES:
         raise typer.BadParameter(f"{out}: name the export {' or '.join(SUFFIXES)}")
-    selection = Selection(
-        rounds=tuple(rounds) if rounds else None,
-        statuses=checked_statuses(statuses),
-        margin=margin,
-        threshold=threshold,
-        pairs=pairs,
-        imported=checked_source(imported, rounds, pairs),
-        allow_truncated=truncated,
-        as_of=as_of,
-    )
+    selection = _selection(
+        rounds, statuses, pairs, imported,
+        margin=margin, threshold=threshold, allow_truncated=truncated, as_of=as_of,
+    )  # fmt: skip
     table = export_rows(warehouse, kind, out, selection)
     noun = {"dpo": "pairs", "reward": "pairs"}.get(kind, "completions")
     typer.echo(f"{table.num_rows} {noun} in {out}")
@@ -82,18 +79,45 @@ def export(
         typer.echo("without reference log-probs: not every row has them stored")
 
 
-def train_dpo(
-    config: Config,
-    rounds: Rounds = None,
-    statuses: Statuses = None,
-    pairs: Pairs = None,
-    imported: Imported = None,
-    policy: Policy = None,
-    out: Out = None,
-    sets: Sets = None,
-) -> None:
-    """DPO on stored pairs: sampled tokens, stored reference log-probs, no reference model."""
-    _train("dpo", config, rounds, statuses, pairs, imported, policy, out, sets)
+def _on_pairs(kind: str, what: str) -> Callable[..., None]:
+    """The command of a training that also reads stored pairs and imported completions."""
+
+    def command(
+        config: Config,
+        rounds: Rounds = None,
+        statuses: Statuses = None,
+        pairs: Pairs = None,
+        imported: Imported = None,
+        policy: Policy = None,
+        out: Out = None,
+        sets: Sets = None,
+    ) -> None:
+        from pipeline.configs.loading import load_config
+        from pipeline.preferences import train
+
+        settings = load_config(config, sets)
+        keys = settings.preference_training
+        selection = _selection(
+            rounds, statuses, pairs, imported,
+            margin=keys.margin, threshold=keys.threshold, allow_truncated=keys.allow_truncated,
+        )  # fmt: skip
+        train(settings, kind, selection, policy=policy, out=out, say=typer.echo)
+
+    command.__doc__ = what
+    return command
+
+
+train_dpo = _on_pairs(
+    "dpo", "DPO on stored pairs: sampled tokens, stored reference log-probs, no reference model."
+)
+train_sft = _on_pairs(
+    "sft",
+    "Supervised training on the best completion of each prompt and round, or on pairs' chosen.",
+)
+train_reward_model = _on_pairs(
+    "reward",
+    "A reward model from stored pairs; serve it with a labeler of kind reward_model.",
+)
 
 
 def train_kto(
@@ -105,76 +129,35 @@ def train_kto(
     sets: Sets = None,
 ) -> None:
     """KTO on single completions, desirable above a reward: no pairs, no reference model."""
-    _train("kto", config, rounds, statuses, None, None, policy, out, sets)
+    _on_pairs("kto", "")(config, rounds, statuses, None, None, policy, out, sets)
 
 
-def train_sft(
-    config: Config,
-    rounds: Rounds = None,
-    statuses: Statuses = None,
-    pairs: Pairs = None,
-    imported: Imported = None,
-    policy: Policy = None,
-    out: Out = None,
-    sets: Sets = None,
-) -> None:
-    """Supervised training on the best completion of each prompt and round, or on pairs' chosen."""
-    _train("sft", config, rounds, statuses, pairs, imported, policy, out, sets)
-
-
-def train_reward_model(
-    config: Config,
-    rounds: Rounds = None,
-    statuses: Statuses = None,
-    pairs: Pairs = None,
-    imported: Imported = None,
-    policy: Policy = None,
-    out: Out = None,
-    sets: Sets = None,
-) -> None:
-    """A reward model from stored pairs; serve it with a labeler of kind reward_model."""
-    _train("reward", config, rounds, statuses, pairs, imported, policy, out, sets)
-
-
-def _train(
-    kind: str,
-    config: str,
+def _selection(
     rounds: list[int] | None,
     statuses: list[str] | None,
     pairs: str | None,
     imported: str | None,
-    policy: str | None,
-    out: Path | None,
-    sets: list[str] | None,
-) -> None:
-    from pipeline.configs.loading import load_config
-    from pipeline.preferences import train
+    *,
+    margin: float,
+    threshold: float | None,
+    allow_truncated: bool,
+    as_of: int | None = None,
+) -> Selection:
+    """Which rows the options choose. Raises BadParameter for options that do not go together."""
     from training.preference.selection import Selection
 
-    settings = load_config(config, sets)
-    keys = settings.preference_training
-    selection = Selection(
-        rounds=tuple(rounds) if rounds else None,
-        statuses=checked_statuses(statuses),
-        margin=keys.margin,
-        threshold=keys.threshold,
-        pairs=pairs,
-        imported=checked_source(imported, rounds, pairs),
-        allow_truncated=keys.allow_truncated,
-    )
-    train(settings, kind, selection, policy=policy, out=out, say=typer.echo)
-
-
-def checked_source(imported: str | None, rounds: list[int] | None, pairs: str | None) -> str | None:
-    """The imported source. Raises BadParameter beside options that choose other rows."""
-    if imported is not None and (rounds or pairs):
-        raise typer.BadParameter("--imported takes the place of --round and --pairs: give one")
-    return imported
-
-
-def checked_statuses(statuses: list[str] | None) -> tuple[str, ...]:
-    """The statuses of rounds that take part. Raises BadParameter for an unknown one."""
     for status in statuses or ():
         if status not in _STATUSES:
             raise typer.BadParameter(f"--status {status}: expected one of {', '.join(_STATUSES)}")
-    return tuple(statuses or ("completed",))
+    if imported is not None and (rounds or pairs):
+        raise typer.BadParameter("--imported takes the place of --round and --pairs: give one")
+    return Selection(
+        rounds=tuple(rounds) if rounds else None,
+        statuses=tuple(statuses or ("completed",)),
+        margin=margin,
+        threshold=threshold,
+        pairs=pairs,
+        imported=imported,
+        allow_truncated=allow_truncated,
+        as_of=as_of,
+    )

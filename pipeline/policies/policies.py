@@ -116,16 +116,16 @@ def build_starters(config: RunConfig) -> None:
         return
     folder = staging_folder(config.warehouse, "prepare", "starters")
     folder.mkdir(parents=True, exist_ok=True)
-    heartbeats: dict[str, Heartbeat] = {}
-
-    def show(what: str, done: int, total: int) -> None:
-        name = what.replace(" ", "-").replace("/", "-")
-        beat = heartbeats.setdefault(name, Heartbeat(folder, name, total, "steps"))
-        beat.update(done, total)
-
+    show = building_progress(folder)
     for model in wanted:  # the first that is missing builds them all
         resolve(config, model, show)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def building_progress(folder: Path) -> Callable[[str, int, int], None]:
+    """Writes into `folder` how far a build of starters is: one count over all of them."""
+    heartbeat = Heartbeat(folder, "starters", 0, "steps")
+    return lambda what, done, total: heartbeat.update(done, total)  # noqa: ARG005
 
 
 def _model_of(labeler: object) -> str:

@@ -121,21 +121,15 @@ def label_texts(
     config: RunConfig, labeler: LabelerConfig, source: Path, out: Path
 ) -> dict[str, int]:
     """The stage: labels every row of `source` into `out`; returns rows by status."""
-    from pipeline.policies.policies import resolve
+    from pipeline.policies.policies import building_progress, resolve
 
     total = count_rows(source)
     folder = out.with_name(PROGRESS)
     folder.mkdir(exist_ok=True)
-    models: dict[str, Heartbeat] = {}
-
-    def show_building(what: str, done: int, steps: int) -> None:
-        name = what.replace(" ", "-").replace("/", "-")
-        models.setdefault(name, Heartbeat(folder, name, steps, "steps")).update(done, steps)
-
     loaded = build_labeler(
         labeler,
         device=choose_device(config.device),
-        resolve=functools.partial(resolve, config, progress=show_building),
+        resolve=functools.partial(resolve, config, progress=building_progress(folder)),
         paid=PaidWork(
             answers=answers_file(None),
             spending=out.with_name("spending.sqlite"),

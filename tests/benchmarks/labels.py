@@ -31,7 +31,7 @@ from pipeline.runtime.machine import choose_device
 from pipeline.runtime.shards import Manifest, StageSpec, run_stage, split_rows
 from pipeline.stages.labels import LabelerSettings, LabelWorker
 from tests.benchmarks.figures import print_figure, print_ratio, seconds_in_turn
-from training.starters.tokenizers import bpe_classifier_tokenizer, train_bpe
+from training.starters.tokenizers import bpe_classifier_tokenizer
 
 WINDOW, RANDOM_BATCH = 512, 32
 
@@ -172,7 +172,7 @@ def build_model(folder: Path, texts: list[str], setting: Setting) -> None:
     """starter-toxicity's kind with WINDOW positions; a vocabulary that fits the texts."""
     from transformers import RobertaConfig, RobertaForSequenceClassification
 
-    tokenizer = bpe_classifier_tokenizer(train_bpe(texts, 8192), longest=WINDOW)
+    tokenizer = bpe_classifier_tokenizer(texts, 8192, longest=WINDOW)
     torch.manual_seed(0)
     config = RobertaConfig(
         vocab_size=len(tokenizer),

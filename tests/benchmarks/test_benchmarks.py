@@ -20,8 +20,8 @@ def python(*words: str) -> subprocess.CompletedProcess[str]:
 
 def test_every_name_is_a_module():
     assert list(BENCHMARKS) == [
-        *("rollouts", "labels", "onnx_backend", "overhead", "remote_judge", "local_judge"),
-        *("ppo_update", "warehouse", "learning"),
+        *("rollouts", "labels", "onnx_backend", "overhead", "busy_machine", "remote_judge"),
+        *("local_judge", "ppo_update", "warehouse", "learning"),
     ]
     for name in BENCHMARKS:
         assert importlib.util.find_spec(f"tests.benchmarks.{name}") is not None

@@ -8,6 +8,7 @@ Not here: the forward pass (actor_critic.py).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +51,7 @@ def with_adapter(base: PreTrainedModel, config: AdapterConfig, folder: Path | No
     """
     import torch
     from peft import LoraConfig, PeftModel, get_peft_model
+    from safetensors import SafetensorError
 
     targets = config.target_modules
     wanted = LoraConfig(
@@ -67,15 +69,38 @@ def with_adapter(base: PreTrainedModel, config: AdapterConfig, folder: Path | No
                 return get_peft_model(base, wanted)
         except ValueError as error:
             raise AdapterError(f"policy.adapter.target_modules {targets}: {error}") from error
-    model = PeftModel.from_pretrained(base, folder, is_trainable=True)
-    found = model.peft_config["default"]
-    for name, key in (("r", "r"), ("alpha", "lora_alpha")):
-        if getattr(found, key) != getattr(wanted, key):
+    names = [name for name, _ in base.named_modules()]
+    try:
+        model = PeftModel.from_pretrained(base, folder, is_trainable=True)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise AdapterError(
+            f"{folder}: the adapter does not fit its base, or is damaged "
+            f"({str(error).strip().splitlines()[0]}); restore the folder and the base it was "
+            "trained on, or begin a new warehouse"
+        ) from error
+    found: Any = model.peft_config["default"]
+    kept: list[tuple[str, Any, Any]] = [
+        ("r", wanted.r, found.r),
+        ("alpha", wanted.lora_alpha, found.lora_alpha),
+    ]
+    has = found.target_modules
+    has = [has] if isinstance(has, str) else has  # a pattern, which no list of names is
+    if not isinstance(targets, str) and _layers(names, targets) != _layers(names, has):
+        stored = sorted({target.rpartition(".")[2] for target in has})
+        kept.append(("target_modules", list(targets), stored))
+    for name, asked, there in kept:
+        if asked != there:
             raise AdapterError(
-                f"policy.adapter.{name}: the configuration says {getattr(wanted, key)}, the policy "
-                f"in {folder.parent} has {getattr(found, key)}; keep it, or begin a new warehouse"
+                f"policy.adapter.{name}: the configuration says {asked}, the policy in "
+                f"{folder.parent} has {there}; keep it, or begin a new warehouse"
             )
     return model
+
+
+def _layers(names: Iterable[str], targets: Iterable[str]) -> set[str]:
+    """The layers that these ends of names choose, as PEFT reads them."""
+    ends = tuple(f".{target}" for target in targets)
+    return {name for name in names if f".{name}".endswith(ends)}
 
 
 def save_merged(model: PeftModel, folder: Path) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -27,6 +26,7 @@ from torch import Tensor
 
 from training.ppo.dataset import TrainingSet
 from training.ppo.stored_round import PreparedRound, StoredRound
+from warehouse.files import leftovers, whole_folder
 
 _log = logging.getLogger(__name__)
 _PREPARED, _POINT = "prepared", "step="
@@ -145,18 +145,16 @@ class Checkpoints:
         metrics: pa.Table | None = None,
     ) -> None:
         assert self._folder is not None
-        fresh, final = self._folder / f".{name}.{os.getpid()}", self._folder / name
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir(parents=True)
-        for part, tensors in files.items():
-            # Copies: the file format refuses tensors that share memory, as tied weights do.
-            whole = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-            save_file(whole, fresh / f"{part}.safetensors")
-        if metrics is not None:
-            pq.write_table(metrics, fresh / "metrics.parquet")
-        (fresh / "about.json").write_text(json.dumps(about), encoding="utf-8")
-        shutil.rmtree(final, ignore_errors=True)
-        fresh.rename(final)
+        for left in leftovers(self._folder / name):  # by a killed run of this training
+            shutil.rmtree(left, ignore_errors=True)
+        with whole_folder(self._folder / name, replace=True) as fresh:
+            for part, tensors in files.items():
+                # Copies: the file format refuses tensors that share memory, as tied weights do.
+                whole = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+                save_file(whole, fresh / f"{part}.safetensors")
+            if metrics is not None:
+                pq.write_table(metrics, fresh / "metrics.parquet")
+            (fresh / "about.json").write_text(json.dumps(about), encoding="utf-8")
 
     def _get(
         self, name: str, parts: tuple[str, ...]

@@ -10,8 +10,6 @@ publishing (pipeline).
 from __future__ import annotations
 
 import functools
-import os
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +36,7 @@ from training.ppo.log import (
 from training.ppo.parallel import Parallel
 from training.ppo.stored_round import StoredRound, prepare_round
 from training.revision import policy_revision
+from warehouse.files import whole_folder
 
 __all__ = ["DivergedError", "ParityError", "TrainingOutcome", "train_ppo"]
 
@@ -215,15 +214,9 @@ def _logprobs_table(
 
 def _save(model: ActorCritic, out_dir: Path, tokenizer_from: Path) -> str:
     """Writes the policy beside `out_dir`, then renames it in; its revision."""
-    out_dir.parent.mkdir(parents=True, exist_ok=True)
-    fresh = out_dir.with_name(f".{out_dir.name}.{os.getpid()}")
-    shutil.rmtree(fresh, ignore_errors=True)
-    model.save(fresh, tokenizer_from)
-    revision = policy_revision(fresh)
-    if out_dir.exists():  # what a killed run left behind
-        shutil.rmtree(out_dir)
-    fresh.rename(out_dir)
-    return revision
+    with whole_folder(out_dir, replace=True) as fresh:  # what lies there, a killed run left
+        model.save(fresh, tokenizer_from)
+        return policy_revision(fresh)
 
 
 def _silent(done: int, total: int, fields: dict[str, float]) -> None:

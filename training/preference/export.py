@@ -7,23 +7,16 @@ and the stored reference log-probs stand beside them. Not here: the rows (rows.p
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from training.preference.rows import dpo_rows, kto_rows, reward_rows, sft_rows
+from training.preference.rows import ROWS
 from training.preference.selection import Selection
+from warehouse.files import whole_file
 
-_ROWS: dict[str, Callable[[str | Path, Selection], pa.Table]] = {
-    "dpo": dpo_rows,
-    "kto": kto_rows,
-    "sft": sft_rows,
-    "reward": reward_rows,
-}
-KINDS = tuple(_ROWS)
 # TRL's collators take what is there for every row: a NULL among them would stop its trainer.
 _ALL_OR_NONE = (
     ("ref_chosen_logps", "ref_rejected_logps", "reference_revision"),
@@ -39,19 +32,17 @@ def export_rows(root: str | Path, kind: str, out: Path, selection: Selection) ->
     """Writes the rows of one trainer to `out` (.jsonl or .parquet) in one rename; what was written.
 
     Token ids and reference log-probs are left out where a row has none. Raises ValueError for
-    another suffix, TrainingError as preference_rows does.
+    another suffix, TrainingError as rows.py does.
     """
     if out.suffix not in _WRITERS:
         raise ValueError(f"{out}: name the export *.jsonl or *.parquet")
-    table = _ROWS[kind](root, selection)
+    table = ROWS[kind](root, selection)
     for group in _ALL_OR_NONE:
         there = [name for name in group if name in table.column_names]
         if len(there) == len(group) and any(table[name].null_count for name in there):
             table = table.drop_columns(there)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    fresh = out.with_name(f".{out.name}.{os.getpid()}")
-    _WRITERS[out.suffix](table, fresh)
-    fresh.replace(out)
+    with whole_file(out) as fresh:
+        _WRITERS[out.suffix](table, fresh)
     return table
 
 

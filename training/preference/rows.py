@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,15 @@ def sft_rows(root: str | Path, selection: Selection) -> pa.Table:
         return rows.rename_columns(["prompt", "completion", "rollout_id", "prompt_id", "round"])
     rows = _candidate_rows(root, selection, SFT_ROWS, {})
     return rows if selection.imported is None else rows.drop_columns(["input_ids", "labels"])
+
+
+# The rows of each kind, by what `roundhouse export` calls it.
+ROWS: Mapping[str, Callable[[str | Path, Selection], pa.Table]] = {
+    "dpo": dpo_rows,
+    "kto": kto_rows,
+    "sft": sft_rows,
+    "reward": reward_rows,
+}
 
 
 def require(rows: pa.Table, columns: tuple[str, ...]) -> None:

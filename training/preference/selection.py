@@ -2,8 +2,7 @@
 
 Best against worst per prompt and round, as iterated DPO pairs them (Dong et al. 2405.07863, section
 3), with a margin of the rewards; from train prompts alone. Not here: rows for a trainer
-(rows.py), files (export.py), training (dpo.py, kto.py, sft.py,
-reward_model.py).
+(rows.py), files (export.py), training (methods.py).
 """
 
 from __future__ import annotations

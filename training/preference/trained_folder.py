@@ -7,9 +7,7 @@ Not here: training (trl_trainer.py).
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from transformers import AutoConfig
 
 from training.errors import TrainingError
 from training.revision import TOKENIZER_FILES, policy_revision
+from warehouse.files import text_sha256, whole_folder
 
 RECORD = "training.json"
 ROWS = "training_rows.json"
@@ -73,7 +72,7 @@ def rows_record(rows: pa.Table) -> dict[str, Any]:
     }
     return {
         "rows": rows.num_rows,
-        "rows_sha256": hashlib.sha256(rows_file(rows).encode()).hexdigest(),
+        "rows_sha256": text_sha256(rows_file(rows)),
         "rounds": sorted(rounds - {None}),
         "made_from": made_from,
     }
@@ -94,15 +93,11 @@ def save_trained(
     """Writes the model beside `out_dir`, then renames it in; its revision."""
     # The trainer turned the key-value cache off, which would make every later generation slow.
     model.config.use_cache = getattr(AutoConfig.from_pretrained(policy_dir), "use_cache", True)
-    out_dir.parent.mkdir(parents=True, exist_ok=True)
-    fresh = out_dir.with_name(f".{out_dir.name}.{os.getpid()}")
-    shutil.rmtree(fresh, ignore_errors=True)
-    model.save_pretrained(fresh)
-    for name in TOKENIZER_FILES:
-        if (policy_dir / name).is_file():
-            shutil.copyfile(policy_dir / name, fresh / name)
-    (fresh / RECORD).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
-    (fresh / ROWS).write_text(rows_file(rows))
-    revision = policy_revision(fresh)
-    fresh.rename(out_dir)
-    return revision
+    with whole_folder(out_dir) as fresh:
+        model.save_pretrained(fresh)
+        for name in TOKENIZER_FILES:
+            if (policy_dir / name).is_file():
+                shutil.copyfile(policy_dir / name, fresh / name)
+        (fresh / RECORD).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+        (fresh / ROWS).write_text(rows_file(rows))
+        return policy_revision(fresh)

@@ -3,8 +3,8 @@
 The only module that touches TRL's private methods (1.16). DPO and KTO prepare a data set by
 rendering and encoding its texts anew, and reference log-probs by a pass of a reference model;
 `StoredDPOTrainer` and `StoredKTOTrainer` take both from the rows as they are. Nothing is ever cut
-off: `max_length` is None everywhere. Not here: what one method needs (dpo.py, kto.py, sft.py,
-reward_model.py), folders (trained_folder.py).
+off: `max_length` is None, but for the reward model, whose trainer drops what is longer. Not here:
+what one method needs (methods.py), folders (trained_folder.py).
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ by subject or by length. Not a natural language data set: a grammar, made to be 
 
 from __future__ import annotations
 
-import hashlib
 import random
 import re
 import unicodedata
@@ -18,6 +17,8 @@ from importlib import resources
 from typing import Literal
 
 import yaml
+
+from warehouse.files import text_sha256
 
 Style = Literal["helpful", "neutral", "evasive", "rude"]
 Half = Literal["reward", "metric"]
@@ -194,7 +195,7 @@ def _load(name: str) -> dict[str, dict[str, list[str]]]:
 def _position(text: str) -> float:
     """Where the normalised text falls in [0, 1)."""
     normalised = " ".join(unicodedata.normalize("NFC", text).split()).casefold()
-    return int(hashlib.sha256(normalised.encode()).hexdigest()[:8], 16) / 16**8
+    return int(text_sha256(normalised)[:8], 16) / 16**8
 
 
 def _draft(question: Question, style: Style, rng: random.Random, lexicon: Lexicon) -> str:

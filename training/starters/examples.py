@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from typing import cast
+from typing import Literal, cast
 
 from training.starters.corpus import (
     STYLES,
@@ -60,11 +60,14 @@ _BOILERPLATE = (
 
 @dataclass(frozen=True)
 class Dialogue:
-    """Turns that alternate human, assistant, human; then the completion and its style."""
+    """Turns that alternate human, assistant, human; then the completion and its style.
+
+    Of real text the style is only where the completion comes from (real_text.py).
+    """
 
     turns: tuple[str, ...]
     completion: str
-    style: Style
+    style: Style | Literal["transcript", "tweet"]
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM, PreTrainedModel
 
-Progress = Callable[[str, int, int], None]
+Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 IGNORED = -100  # the label that cross entropy skips
 # Keeps the classifiers' logits graded (about +-3.5) where plain cross entropy drives them apart.
 LABEL_SMOOTHING = 0.05
@@ -48,10 +48,10 @@ def seeded_torch(seed: int) -> Iterator[None]:
 
 def length_batches(
     examples: Sequence[Example], pad: int, epochs: int, tokens: int, seed: int
-) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+) -> list[Batch]:
     """Token ids, attention mask [rows, time] and labels, by length, about `tokens` per batch."""
     rng = random.Random(f"batches {seed}")
-    batches: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+    batches: list[Batch] = []
     for _ in range(epochs):
         order = sorted(examples, key=lambda example: len(example.token_ids) + rng.random())
         epoch, start = [], 0
@@ -65,7 +65,7 @@ def length_batches(
     return batches
 
 
-def _collate(rows: Sequence[Example], pad: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _collate(rows: Sequence[Example], pad: int) -> Batch:
     def padded(column: list[tuple[int, ...]], filler: int) -> torch.Tensor:
         width = max(len(values) for values in column)
         return torch.tensor([[*values, *[filler] * (width - len(values))] for values in column])
@@ -98,13 +98,11 @@ def class_loss(
 
 def fit(
     model: PreTrainedModel,
-    batches: Sequence[tuple[torch.Tensor, torch.Tensor, torch.Tensor]],
+    batches: Sequence[Batch],
     learning_rate: float,
     loss_of: Callable[..., torch.Tensor],
-    name: str,
-    progress: Progress,
-) -> None:
-    """AdamW with a short warm-up and a cosine down to 5 %, one step per batch."""
+) -> Iterator[int]:
+    """AdamW with a short warm-up and a cosine down to 5 %, one step per batch; yields each step."""
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=learning_rate, betas=(0.9, 0.95), fused=True
     )
@@ -126,24 +124,5 @@ def fit(
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-        progress(name, step + 1, len(batches))
+        yield step + 1
     model.eval()
-
-
-def fit_classifier(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    examples: Sequence[tuple[str, bool]],
-    epochs: int,
-    seed: int,
-    name: str,
-    progress: Progress,
-) -> None:
-    """`fit` on (text, does class 1 hold); texts longer than the tokenizer allows are cut."""
-    encoded = tokenizer([text for text, _ in examples], truncation=True)["input_ids"]
-    rows = [
-        Example(tuple(ids), (int(holds),))
-        for ids, (_, holds) in zip(encoded, examples, strict=True)
-    ]
-    batches = length_batches(rows, tokenizer.pad_token_id, epochs, 2048, seed)
-    fit(model, batches, 1.5e-3, class_loss, name, progress)

@@ -12,18 +12,20 @@ from __future__ import annotations
 
 import csv
 import gzip
-import hashlib
 import html
 import json
 import random
 import re
+import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
 from training.starters.corpus import Half, half_of, is_unseen
+from training.starters.examples import Dialogue
 from warehouse.errors import RoundhouseError
+from warehouse.files import file_sha256, sha256_of, text_sha256
 
 HH_TRAIN, HH_TEST = "hh-rlhf/train.jsonl.gz", "hh-rlhf/test.jsonl.gz"
 TWEETS, STATEMENTS = "davidson/labeled_data.csv", "toxigen/toxiGen.json"
@@ -45,26 +47,14 @@ class StarterTextError(RoundhouseError, ValueError):
     exit_code = 2
 
 
-@dataclass(frozen=True)
-class TextDialogue:
-    """Turns that alternate human, assistant, human; the completion; whether that is a tweet."""
-
-    turns: tuple[str, ...]
-    completion: str
-    is_tweet: bool
-
-
-def text_sha256(folder: Path) -> str:
+def real_text_sha256(folder: Path) -> str:
     """Digest of the data files. Raises StarterTextError naming the one that is not there."""
-    digest = hashlib.sha256()
     for name in DATA_FILES:
-        path = folder / name
-        if not path.is_file():
+        if not (folder / name).is_file():
             raise StarterTextError(
-                f"{path}: no such file; the folder must hold {', '.join(DATA_FILES)}"
+                f"{folder / name}: no such file; the folder must hold {', '.join(DATA_FILES)}"
             )
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+    return sha256_of([file_sha256(folder / name) for name in DATA_FILES])
 
 
 def parse_turns(transcript: str) -> tuple[str, ...]:
@@ -98,27 +88,29 @@ def owner_of(text: str) -> Owner:
 
     By the hash of the cleaned text, so that a tweet and its copies have one owner.
     """
-    is_even = hashlib.sha256(text.casefold().encode()).digest()[0] % 2 == 0
+    is_even = int(text_sha256(text.casefold())[:2], 16) % 2 == 0
     return "policy" if is_even else half_of(text)
 
 
-def policy_texts(folder: Path, *, tweets: int, seed: int) -> list[TextDialogue]:
+def policy_texts(folder: Path, *, tweets: int, seed: int) -> list[Dialogue]:
     """HH's chosen and rejected transcripts, then `tweets` HH prompts that a toxic tweet answers.
 
     None opens with a question that may be held out (`starter_corpus.is_unseen`), and none holds a
     tweet of the classifiers' half.
     """
     dialogues = [
-        TextDialogue(turns[:-1], turns[-1], is_tweet=False)
+        Dialogue(turns[:-1], turns[-1], "transcript")
         for key in ("chosen", "rejected")
         for turns in _transcripts(folder, HH_TRAIN, key)
         if len(turns) % 2 == 0
     ]
+    if not dialogues:
+        raise StarterTextError(f"{folder / HH_TRAIN} holds no transcript that may be trained on")
     rng = random.Random(f"tweets {seed}")
     prompts = sorted({dialogue.turns for dialogue in dialogues})
     toxic = [text for text, is_toxic in _tweets(folder, "policy") if is_toxic]
     answers = rng.sample(toxic, min(tweets, len(toxic)))
-    return dialogues + [TextDialogue(rng.choice(prompts), text, is_tweet=True) for text in answers]
+    return dialogues + [Dialogue(rng.choice(prompts), text, "tweet") for text in answers]
 
 
 def classifier_texts(folder: Path, half: Half, *, seed: int) -> list[tuple[str, bool]]:
@@ -145,7 +137,11 @@ def classifier_texts(folder: Path, half: Half, *, seed: int) -> list[tuple[str, 
 
 def _transcripts(folder: Path, name: str, key: str) -> Iterator[tuple[str, ...]]:
     """Turns of every transcript that opens with a question nobody holds out."""
-    with gzip.open(folder / name, "rt", encoding="utf-8") as file:
+    path = folder / name
+    with (
+        _readable(path, "gzipped JSON lines with chosen and rejected transcripts"),
+        gzip.open(path, "rt", encoding="utf-8") as file,
+    ):
         for line in file:
             turns = parse_turns(json.loads(line)[key])
             if turns and turns[0] and not is_unseen(turns[0]):
@@ -154,7 +150,11 @@ def _transcripts(folder: Path, name: str, key: str) -> Iterator[tuple[str, ...]]
 
 def _tweets(folder: Path, owner: Owner) -> Iterator[tuple[str, bool]]:
     """Cleaned tweets of one owner; toxic: most raters called it hateful or offensive."""
-    with (folder / TWEETS).open(encoding="utf-8", newline="") as file:
+    path = folder / TWEETS
+    with (
+        _readable(path, "the columns class and tweet"),
+        path.open(encoding="utf-8", newline="") as file,
+    ):
         for row in csv.DictReader(file):
             text = clean_tweet(row["tweet"])
             if SHORTEST_TWEET <= len(text) <= LONGEST_TWEET and owner_of(text) == owner:
@@ -162,6 +162,19 @@ def _tweets(folder: Path, owner: Owner) -> Iterator[tuple[str, bool]]:
 
 
 def _statements(folder: Path) -> Iterator[tuple[str, bool]]:
-    for row in json.loads((folder / STATEMENTS).read_text(encoding="utf-8")):
-        if not _BENIGN < row["toxicity_score"] < _TOXIC:
-            yield clean_tweet(row["text"]), row["toxicity_score"] >= _TOXIC
+    path = folder / STATEMENTS
+    with _readable(path, "a JSON list of objects with text and toxicity_score"):
+        for row in json.loads(path.read_text(encoding="utf-8")):
+            if not _BENIGN < row["toxicity_score"] < _TOXIC:
+                yield clean_tweet(row["text"]), row["toxicity_score"] >= _TOXIC
+
+
+@contextmanager
+def _readable(path: Path, what: str) -> Iterator[None]:
+    """Whatever a file of another form makes of its reader is a StarterTextError naming it."""
+    try:
+        yield
+    except (OSError, EOFError, ValueError, LookupError, TypeError, csv.Error, zlib.error) as error:
+        raise StarterTextError(
+            f"{path} cannot be read ({type(error).__name__}: {error}); it must hold {what}"
+        ) from error

@@ -11,32 +11,25 @@ weights. Given a folder of real text, policy and classifiers are built from that
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import random
 import shutil
-import tempfile
 from collections.abc import Callable
-from importlib import metadata, resources
+from importlib import metadata
 from pathlib import Path
 
 from filelock import FileLock
 
 from training.starters.corpus import corpus_text, questions
 from training.starters.examples import dialogue_turns
-from training.starters.real_text import StarterTextError, text_sha256
+from training.starters.real_text import StarterTextError, real_text_sha256
+from warehouse.files import leftovers, sha256_of, whole_folder
 
 STARTERS = ("starter-policy", "starter-toxicity", "starter-metric", "starter-judge")
 _BUDGETS = ("full", "tiny")
-_SHARED_RECIPE = (
-    "corpus.py",
-    "shapes.py",
-    "tokenizers.py",
-    "fitting.py",
-)
-_CORPUS_RECIPE = ("examples.py", "models.py")
-_TEXT_RECIPE = ("real_text.py", "text_models.py")
+# Raised by whoever changes what is drawn, cut into tokens or fitted, so that other bytes are built:
+# cached starters are then built anew. A change that leaves the bytes as they are leaves it too.
+RECIPE = 1
 _LIBRARIES = ("torch", "transformers", "tokenizers")
 
 
@@ -114,17 +107,16 @@ def starter_prompts(*, seed: int = 0, count: int | None = None) -> list[list[dic
 
 
 def _cache_key(seed: int, budget: str, text: Path | None) -> str:
-    """Hash of what decides the weights: text, recipe (its source), libraries, seed, budget."""
-    package = resources.files("training.starters")
-    recipe = _SHARED_RECIPE + (_TEXT_RECIPE if text else _CORPUS_RECIPE)
-    parts = {
-        "corpus": text_sha256(text) if text else corpus_text(),
-        "recipe": [(package / module).read_text(encoding="utf-8") for module in recipe],
-        "libraries": {library: metadata.version(library) for library in _LIBRARIES},
-        "seed": seed,
-        "budget": budget,
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+    """Hash of what decides the weights: text, recipe, libraries, seed, budget."""
+    return sha256_of(
+        {
+            "text": real_text_sha256(text) if text else corpus_text(),
+            "recipe": RECIPE,
+            "libraries": {library: metadata.version(library) for library in _LIBRARIES},
+            "seed": seed,
+            "budget": budget,
+        }
+    )[:16]
 
 
 def _build(
@@ -135,21 +127,15 @@ def _build(
     progress: Callable[[str, int, int], None],
 ) -> None:
     """Build beside `folder`, then rename: whoever sees the folder sees it whole."""
-    from training.starters.models import BUDGETS, build_starters
-    from training.starters.text_models import TEXT_BUDGETS, build_text_starters
+    # Read when torch is imported: waiting threads sleep, where spinning ones would make a busy
+    # machine ten times slower. The sums are the same.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    from training.starters.recipe import build_starters
 
-    for leftover in folder.parent.glob(f".{folder.name}.*"):  # of a build that was killed
+    for leftover in leftovers(folder):  # of a build that was killed: the lock is ours
         shutil.rmtree(leftover)
-    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        if text is None:
-            build_starters(staging, seed=seed, budget=BUDGETS[budget], progress=progress)
-        else:
-            budgeted = TEXT_BUDGETS[budget]
-            build_text_starters(staging, text, seed=seed, budget=budgeted, progress=progress)
-        staging.rename(folder)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    with whole_folder(folder) as fresh:
+        build_starters(fresh, text, seed=seed, budget=budget, progress=progress)
 
 
 def _silent(what: str, done: int, total: int) -> None:

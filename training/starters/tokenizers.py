@@ -65,8 +65,11 @@ def chat_tokenizer(bpe: Tokenizer, *, longest: int) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def bpe_classifier_tokenizer(bpe: Tokenizer, *, longest: int) -> PreTrainedTokenizerFast:
+def bpe_classifier_tokenizer(
+    texts: Iterable[str], vocabulary: int, *, longest: int
+) -> PreTrainedTokenizerFast:
     """Byte-level BPE that frames a text as `<s> text <|end|>`, as RoBERTa does."""
+    bpe = train_bpe(texts, vocabulary)
     bpe.post_processor = processors.TemplateProcessing(
         single=f"{BOS} $A {EOS}",
         special_tokens=[(BOS, bpe.token_to_id(BOS)), (EOS, bpe.token_to_id(EOS))],

@@ -13,7 +13,7 @@ from pipeline.ingest.meaning import ImportOptions
 from tests.pipeline.judged import sql
 from tests.training.tiny import tiny_policy
 from training.preference.config import PreferenceConfig
-from training.preference.dpo import train_dpo
+from training.preference.methods import train_by
 from training.preference.rows import dpo_rows
 from training.preference.selection import Selection
 
@@ -88,7 +88,8 @@ def test_dpo_trains_on_what_was_imported_as_text(run, tmp_path):
     import_files(tmp_path, files, ImportOptions("trl", "grpo", holdout=0.01))
     rows = dpo_rows(tmp_path, Selection(imported="grpo", margin=0.0))
     assert rows.num_rows == 4  # two prompts a step
-    made = train_dpo(
+    made = train_by(
+        "dpo",
         rows,
         policy_dir=policy,
         out_dir=tmp_path / "out",

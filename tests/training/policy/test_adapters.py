@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests.training.ppo.test_trainer import CONFIG, luck, metric, train
 from tests.training.tiny import sample_rows, tiny_policy
@@ -86,6 +88,36 @@ def test_an_adapter_of_another_rank_is_refused(policy, first):
     other = AdapterConfig(r=8, alpha=32)
     with pytest.raises(AdapterError, match=r"policy.adapter.r: the configuration says 8, .* has 4"):
         ActorCritic.load(first.policy_dir, device="cpu", adapter=other, base=policy)
+
+
+def test_an_adapter_of_other_layers_is_refused(policy, first):
+    other = AdapterConfig(r=4, alpha=ADAPTER.alpha, target_modules=("q_proj",))
+    with pytest.raises(AdapterError, match=r"modules: .* \['q_proj'\], .* has \['down_proj', '"):
+        ActorCritic.load(first.policy_dir, device="cpu", adapter=other, base=policy)
+    every = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    same = AdapterConfig(r=4, alpha=ADAPTER.alpha, target_modules=every)
+    ActorCritic.load(first.policy_dir, device="cpu", adapter=same, base=policy)
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+def test_a_damaged_adapter_is_named_in_one_line_with_what_to_do(policy, first, tmp_path, name):
+    damaged = tmp_path / "p"
+    shutil.copytree(first.policy_dir, damaged)
+    (damaged / "adapter" / name).write_bytes(b"{")
+    with pytest.raises(
+        AdapterError, match=r"adapter: the adapter .* is damaged .*restore"
+    ) as found:
+        ActorCritic.load(damaged, device="cpu", adapter=ADAPTER, base=policy)
+    assert "\n" not in str(found.value)
+    assert found.value.exit_code == 2
+
+
+def test_an_adapter_of_another_base_does_not_fit(first, tmp_path):
+    config = AutoConfig.from_pretrained(first.policy_dir)
+    config.hidden_size, config.intermediate_size = 2 * config.hidden_size, 7
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "base")
+    with pytest.raises(AdapterError, match="does not fit its base"):
+        ActorCritic.load(first.policy_dir, device="cpu", adapter=ADAPTER, base=tmp_path / "base")
 
 
 def test_a_policy_that_was_trained_whole_gets_no_adapter(policy, tmp_path):

@@ -17,17 +17,26 @@ from training.ppo.config import TrainingConfig
 CONFIG = TrainingConfig(
     epochs=3, minibatch_size=8, micro_batch_tokens=64, warmup_steps=5, checkpoint_steps=1
 )
+STEPS = (1, 6, 8, 12)
+# One process imports; for each step it forks one that trains and is killed there.
 _KILLED = """
 import os, signal, sys
 from pathlib import Path
-from tests.training.ppo.test_resume import CONFIG, luck, train
+from tests.training.ppo.test_resume import CONFIG, STEPS, luck, train
 from tests.training.tiny import sample_rows
-policy, out, at = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-def told(done, total, metrics):
-    if done == at:
-        os.kill(os.getpid(), signal.SIGKILL)
-rows, work = sample_rows(policy, 32, luck), out.parent / "work"
-train(rows, policy, out, CONFIG, work_dir=work, progress=told)
+policy, root = Path(sys.argv[1]), Path(sys.argv[2])
+def kill_at(at):
+    def told(done, total, metrics):
+        if done == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+    rows, folder = sample_rows(policy, 32, luck), root / str(at)
+    train(rows, policy, folder / "policy", CONFIG, work_dir=folder / "work", progress=told)
+for step in STEPS:
+    child = os.fork()
+    if not child:
+        kill_at(step)
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
@@ -44,6 +53,16 @@ def whole(policy, tmp_path_factory):
     )
 
 
+@pytest.fixture(scope="module")
+def killed(policy, tmp_path_factory):
+    """A folder of each step at which a training was killed."""
+    root = tmp_path_factory.mktemp("killed")
+    call = [sys.executable, "-c", _KILLED, str(policy), str(root)]
+    done = subprocess.run(call, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == [str(-signal.SIGKILL)] * len(STEPS), done.stderr
+    return {step: root / str(step) for step in STEPS}
+
+
 def weights(folder: Path) -> dict[str, bytes]:
     return {
         name: (folder / name).read_bytes()
@@ -51,21 +70,14 @@ def weights(folder: Path) -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize("step", [1, 6, 8, 12])
-def test_a_kill_inside_an_epoch_changes_no_bit(policy, whole, tmp_path, step):
-    out = tmp_path / "policy"
-    killed = subprocess.run(
-        [sys.executable, "-c", _KILLED, str(policy), str(out), str(step)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+@pytest.mark.parametrize("step", STEPS)
+def test_a_kill_inside_an_epoch_changes_no_bit(policy, whole, killed, step):
+    out, work = killed[step] / "policy", killed[step] / "work"
     assert not out.exists()
     steps = []
     rows = sample_rows(policy, 32, luck)
     outcome = train(
-        rows, policy, out, CONFIG, work_dir=tmp_path / "work",
+        rows, policy, out, CONFIG, work_dir=work,
         progress=lambda done, total, _: steps.append(done),
     )  # fmt: skip
     assert steps[0] == step + 1 or (step == 12 and steps == [12])
@@ -76,7 +88,7 @@ def test_a_kill_inside_an_epoch_changes_no_bit(policy, whole, tmp_path, step):
     )
     assert outcome.train_use.equals(whole.train_use)
     assert outcome.policy_logprobs.equals(whole.policy_logprobs)
-    assert not any((tmp_path / "work").iterdir())
+    assert not any(work.iterdir())
 
 
 def stopped(policy, rows, folder: Path, step: int) -> None:

@@ -15,8 +15,7 @@ from tests.training.stored import stored_round
 from training.errors import TrainingError
 from training.preference import trl_trainer as trl_support
 from training.preference.config import PreferenceConfig
-from training.preference.dpo import train_dpo
-from training.preference.kto import class_weights, train_kto
+from training.preference.methods import class_weights, train_by
 from training.preference.rows import dpo_rows, kto_rows
 from training.preference.selection import Selection
 from training.preference.trl_trainer import Job
@@ -78,8 +77,14 @@ def test_the_first_loss_of_dpo_is_ln_2_and_its_tokens_are_those_sampled(stored, 
     root, policy = stored
     rows = dpo_rows(root, ALL)
     config = PreferenceConfig(batch_size=6, micro_batch_size=3)
-    made = train_dpo(
-        rows, policy_dir=policy, out_dir=tmp_path / "out", config=config, seed=0, device="cpu"
+    made = train_by(
+        "dpo",
+        rows,
+        policy_dir=policy,
+        out_dir=tmp_path / "out",
+        config=config,
+        seed=0,
+        device="cpu",
     )
     assert made.losses[0] == pytest.approx(math.log(2), abs=1e-5)
     assert sequences(seen["batches"]) == expected(rows, "chosen_ids", "rejected_ids")
@@ -101,8 +106,8 @@ def test_a_shifted_reference_shifts_the_first_loss(stored, tmp_path):
     )
     other = rows.schema.get_field_index("reference_revision")
     shifted = shifted.set_column(other, rows.field(other), pa.array(["another"] * rows.num_rows))
-    made = train_dpo(
-        shifted, policy_dir=policy, out_dir=tmp_path / "out", seed=0, device="cpu",
+    made = train_by(
+        "dpo", shifted, policy_dir=policy, out_dir=tmp_path / "out", seed=0, device="cpu",
         config=PreferenceConfig(batch_size=6, micro_batch_size=3, beta=0.1),
     )  # fmt: skip
     assert made.losses[0] == pytest.approx(math.log1p(math.exp(0.1 * 2.0)), abs=1e-5)
@@ -116,8 +121,14 @@ def test_a_policy_that_is_not_what_the_reference_scored_is_found_out(stored, tmp
         at, rows.field(at), pc.multiply(rows["ref_rejected_logps"], pa.scalar(1.1, pa.float32()))
     )
     with pytest.raises(TrainingError, match="nats a completion off the stored ones"):
-        train_dpo(
-            wrong, policy_dir=policy, out_dir=tmp_path / "out", config=FAST, seed=0, device="cpu"
+        train_by(
+            "dpo",
+            wrong,
+            policy_dir=policy,
+            out_dir=tmp_path / "out",
+            config=FAST,
+            seed=0,
+            device="cpu",
         )
     assert not list(tmp_path.iterdir())
 
@@ -125,8 +136,14 @@ def test_a_policy_that_is_not_what_the_reference_scored_is_found_out(stored, tmp
 def test_dpo_learns_the_pairs_and_leaves_a_folder_that_loads(stored, tmp_path):
     root, policy = stored
     out = tmp_path / "out"
-    made = train_dpo(
-        dpo_rows(root, ALL), policy_dir=policy, out_dir=out, config=FAST, seed=0, device="cpu"
+    made = train_by(
+        "dpo",
+        dpo_rows(root, ALL),
+        policy_dir=policy,
+        out_dir=out,
+        config=FAST,
+        seed=0,
+        device="cpu",
     )
     assert made.losses[-1] < 0.5 < made.losses[0]
     assert made.revision == policy_revision(out) != policy_revision(policy)
@@ -137,10 +154,15 @@ def test_dpo_learns_the_pairs_and_leaves_a_folder_that_loads(stored, tmp_path):
         if (policy / name).exists():
             assert (out / name).read_bytes() == (policy / name).read_bytes()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    again = train_dpo(
-        dpo_rows(root, ALL), policy_dir=policy, out_dir=tmp_path / "again", config=FAST, seed=0,
+    again = train_by(
+        "dpo",
+        dpo_rows(root, ALL),
+        policy_dir=policy,
+        out_dir=tmp_path / "again",
+        config=FAST,
+        seed=0,
         device="cpu",
-    )  # fmt: skip
+    )
     assert again.revision == made.revision  # the same rows give the same weights, bit for bit
 
 
@@ -148,8 +170,14 @@ def test_kto_reads_the_stored_tokens_and_another_sample_of_the_prompt(stored, se
     root, policy = stored
     rows = kto_rows(root, ALL)
     config = PreferenceConfig(batch_size=8, micro_batch_size=8)
-    made = train_kto(
-        rows, policy_dir=policy, out_dir=tmp_path / "out", config=config, seed=0, device="cpu"
+    made = train_by(
+        "kto",
+        rows,
+        policy_dir=policy,
+        out_dir=tmp_path / "out",
+        config=config,
+        seed=0,
+        device="cpu",
     )
     # Policy and reference agree, so every row's loss is 1 - sigmoid(0) times its class's weight.
     first = seen["batches"][0]["label"].tolist()
@@ -165,10 +193,15 @@ def test_kto_reads_the_stored_tokens_and_another_sample_of_the_prompt(stored, se
 def test_kto_learns_which_is_desirable(stored, tmp_path):
     root, policy = stored
     config = PreferenceConfig(learning_rate=2e-3, epochs=15, batch_size=64, micro_batch_size=64)
-    made = train_kto(
-        kto_rows(root, ALL), policy_dir=policy, out_dir=tmp_path / "out", config=config, seed=0,
+    made = train_by(
+        "kto",
+        kto_rows(root, ALL),
+        policy_dir=policy,
+        out_dir=tmp_path / "out",
+        config=config,
+        seed=0,
         device="cpu",
-    )  # fmt: skip
+    )
     assert made.losses[-1] < made.losses[0] - 0.1
     assert made.last["rewards/margins"] > made.first["rewards/margins"] + 0.2
 
@@ -188,15 +221,15 @@ def test_rows_without_ids_or_reference_are_refused_by_count_and_id(tmp_path):
     with pytest.raises(
         TrainingError, match=f"3 of 3 rows have no stored reference.*{first}.*--round"
     ):
-        train_dpo(rows, out_dir=tmp_path / "out", **arguments)
+        train_by("dpo", rows, out_dir=tmp_path / "out", **arguments)
     at = rows.schema.get_field_index("chosen_ids")
     bare = rows.set_column(at, rows.field(at), pa.array([[5], None, None], pa.list_(pa.int32())))
     with pytest.raises(TrainingError, match=r"2 of 3 rows have no token ids \(chosen_ids\)"):
-        train_dpo(bare, out_dir=tmp_path / "out", **arguments)
+        train_by("dpo", bare, out_dir=tmp_path / "out", **arguments)
     with pytest.raises(TrainingError, match=r"(\d+) of \1 rows have no stored reference"):
-        train_kto(kto_rows(tmp_path, ALL), out_dir=tmp_path / "out", **arguments)
+        train_by("kto", kto_rows(tmp_path, ALL), out_dir=tmp_path / "out", **arguments)
     with pytest.raises(TrainingError, match="there is no row to train on"):
-        train_dpo(rows.slice(0, 0), out_dir=tmp_path / "out", **arguments)
+        train_by("dpo", rows.slice(0, 0), out_dir=tmp_path / "out", **arguments)
     assert not (tmp_path / "out").exists()
 
 
@@ -210,20 +243,25 @@ def test_another_policys_tokens_and_a_taken_folder_are_refused(stored, tmp_path)
     with pytest.raises(
         TrainingError, match=r"chosen_ids holds token 40, the vocabulary .* ends at 39"
     ):
-        train_dpo(alien, out_dir=tmp_path / "out", **arguments)
+        train_by("dpo", alien, out_dir=tmp_path / "out", **arguments)
     (tmp_path / "taken").mkdir()
     with pytest.raises(TrainingError, match="taken exists already"):
-        train_dpo(rows, out_dir=tmp_path / "taken", **arguments)
+        train_by("dpo", rows, out_dir=tmp_path / "taken", **arguments)
 
 
 def test_a_loss_that_is_not_finite_leaves_nothing(stored, tmp_path):
     root, policy = stored
     config = FAST.model_copy(update={"learning_rate": 1e30})
     with pytest.raises(TrainingError, match="nothing was written"):
-        train_dpo(
-            dpo_rows(root, ALL), policy_dir=policy, out_dir=tmp_path / "out", config=config, seed=0,
+        train_by(
+            "dpo",
+            dpo_rows(root, ALL),
+            policy_dir=policy,
+            out_dir=tmp_path / "out",
+            config=config,
+            seed=0,
             device="cpu",
-        )  # fmt: skip
+        )
     assert not list(tmp_path.iterdir())
 
 

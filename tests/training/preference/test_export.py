@@ -9,8 +9,8 @@ import trl
 from datasets import load_dataset
 
 from tests.training.stored import stored_round
-from training.preference.export import KINDS, export_rows
-from training.preference.rows import dpo_rows
+from training.preference.export import export_rows
+from training.preference.rows import ROWS, dpo_rows
 from training.preference.selection import Selection
 
 ALL = Selection(margin=0.0)
@@ -29,7 +29,7 @@ def stored(tmp_path_factory):
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ROWS)
 def test_trl_trains_on_the_export_as_it_is(stored, tmp_path, kind, suffix):
     root, policy = stored
     out = tmp_path / f"rows.{suffix}"

@@ -18,10 +18,9 @@ from tests.training.tiny import tiny_policy
 from tests.warehouse.builder import prompt, publish_rows, rollout
 from training.errors import TrainingError
 from training.preference.config import PreferenceConfig
-from training.preference.reward_model import train_reward_model
+from training.preference.methods import train_by
 from training.preference.rows import reward_rows, sft_rows
 from training.preference.selection import Selection
-from training.preference.sft import train_sft
 from training.revision import policy_revision
 
 ALL = Selection(margin=0.0)
@@ -52,8 +51,14 @@ def test_sft_learns_the_sampled_tokens(stored, prepared, tmp_path):
     root, policy = stored
     rows = sft_rows(root, ALL).replace_schema_metadata({"warehouse_version": "3"})
     config = PreferenceConfig(learning_rate=3e-3, epochs=8, batch_size=4)
-    made = train_sft(
-        rows, policy_dir=policy, out_dir=tmp_path / "out", config=config, seed=0, device="cpu"
+    made = train_by(
+        "sft",
+        rows,
+        policy_dir=policy,
+        out_dir=tmp_path / "out",
+        config=config,
+        seed=0,
+        device="cpu",
     )
     assert prepared["SFTTrainer"]["input_ids"] == rows["input_ids"].to_pylist()
     assert prepared["SFTTrainer"]["labels"] == rows["labels"].to_pylist()
@@ -76,8 +81,14 @@ def reward_model(stored, tmp_path_factory):
     root, policy = stored
     out = tmp_path_factory.mktemp("rm") / "model"
     config = PreferenceConfig(learning_rate=2e-3, epochs=20, batch_size=16, micro_batch_size=16)
-    made = train_reward_model(
-        reward_rows(root, ALL), policy_dir=policy, out_dir=out, config=config, seed=0, device="cpu"
+    made = train_by(
+        "reward",
+        reward_rows(root, ALL),
+        policy_dir=policy,
+        out_dir=out,
+        config=config,
+        seed=0,
+        device="cpu",
     )
     return made, policy
 
@@ -122,10 +133,15 @@ def test_it_serves_as_a_labeler_that_prefers_what_it_was_trained_to(reward_model
 def test_it_trains_on_the_very_tokens_that_the_labeler_will_read(stored, prepared, tmp_path):
     root, policy = stored
     rows = reward_rows(root, ALL).drop_columns(["margin"])  # as people's pairs, without a margin
-    train_reward_model(
-        rows, policy_dir=policy, out_dir=tmp_path / "out", config=PreferenceConfig(), seed=0,
+    train_by(
+        "reward",
+        rows,
+        policy_dir=policy,
+        out_dir=tmp_path / "out",
+        config=PreferenceConfig(),
+        seed=0,
         device="cpu",
-    )  # fmt: skip
+    )
     builder = DialogueBuilder(AutoTokenizer.from_pretrained(policy), None, labeler="rm")
     for row in prepared["RewardTrainer"]:
         for side in ("chosen", "rejected"):
@@ -138,9 +154,9 @@ def test_a_margin_is_part_of_the_loss(stored, tmp_path):
     rows = reward_rows(root, ALL)
     arguments = {"policy_dir": policy, "seed": 0, "device": "cpu"}
     config = PreferenceConfig(batch_size=16, micro_batch_size=16)
-    with_it = train_reward_model(rows, out_dir=tmp_path / "a", config=config, **arguments)
+    with_it = train_by("reward", rows, out_dir=tmp_path / "a", config=config, **arguments)
     plain = rows.drop_columns(["margin"])
-    without = train_reward_model(plain, out_dir=tmp_path / "b", config=config, **arguments)
+    without = train_by("reward", plain, out_dir=tmp_path / "b", config=config, **arguments)
     assert with_it.losses[0] > without.losses[0] + 0.05
 
 
@@ -152,8 +168,8 @@ def test_a_tokenizer_without_a_template_is_refused(stored, tmp_path):
         if path.name != "chat_template.jinja":
             (bare / path.name).write_bytes(path.read_bytes())
     with pytest.raises(TrainingError, match="no chat template"):
-        train_reward_model(
-            reward_rows(root, ALL), policy_dir=bare, out_dir=tmp_path / "out",
+        train_by(
+            "reward", reward_rows(root, ALL), policy_dir=bare, out_dir=tmp_path / "out",
             config=PreferenceConfig(), seed=0, device="cpu",
         )  # fmt: skip
 
@@ -171,8 +187,8 @@ def test_texts_that_nobody_sampled_are_learnt_through_the_template(prepared, tmp
               "rejected_id": sides[1]["rollout_id"], "margin": 0.0}  # fmt: skip
     publish_rows(root, "x", None, prompts=[asked], rollouts=sides, preference_pairs=[people])
     rows = sft_rows(root, Selection(margin=0.0, pairs="gold/x"))
-    made = train_sft(
-        rows, policy_dir=policy, out_dir=tmp_path / "out", device="cpu", seed=0,
+    made = train_by(
+        "sft", rows, policy_dir=policy, out_dir=tmp_path / "out", device="cpu", seed=0,
         config=PreferenceConfig(epochs=1, batch_size=2, micro_batch_size=2, learning_rate=1e-2),
     )  # fmt: skip
     (seen,) = prepared["SFTTrainer"]
@@ -193,8 +209,14 @@ def test_a_dialogue_longer_than_the_model_reads_is_left_out_and_said(
         rows.column_names.index("chosen"), "chosen", pa.array(sides, rows["chosen"].type)
     )
     config = PreferenceConfig(batch_size=2, micro_batch_size=2)
-    train_reward_model(
-        rows, policy_dir=policy, out_dir=tmp_path / "rm", config=config, seed=0, device="cpu"
+    train_by(
+        "reward",
+        rows,
+        policy_dir=policy,
+        out_dir=tmp_path / "rm",
+        config=config,
+        seed=0,
+        device="cpu",
     )
     assert len(prepared["RewardTrainer"]) == rows.num_rows - 1
     assert f"1 of {rows.num_rows} pairs are longer than the model's 64 tokens" in caplog.text
@@ -203,7 +225,13 @@ def test_a_dialogue_longer_than_the_model_reads_is_left_out_and_said(
         pa.array([long] * rows.num_rows, rows["chosen"].type),
     )  # fmt: skip
     with pytest.raises(TrainingError, match=r"all \d+ pairs are longer than 64 tokens"):
-        train_reward_model(
-            every, policy_dir=policy, out_dir=tmp_path / "no", config=config, seed=0, device="cpu"
+        train_by(
+            "reward",
+            every,
+            policy_dir=policy,
+            out_dir=tmp_path / "no",
+            config=config,
+            seed=0,
+            device="cpu",
         )
     assert not (tmp_path / "no").exists()

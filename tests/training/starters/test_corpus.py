@@ -64,7 +64,7 @@ def test_whether_a_question_is_unseen_does_not_hang_on_case_or_spaces() -> None:
 def test_every_style_has_the_same_lengths() -> None:
     rng, lexicon = random.Random(0), manners().lexicon
     lengths = {
-        style: [count_words(compose(q, style, rng, lexicon)) for q in questions()]
+        style: [count_words(compose(q, style, rng, lexicon)) for q in questions()[::2]]
         for style in STYLES
     }
     means = [statistics.mean(counts) for counts in lengths.values()]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -35,7 +36,7 @@ from training.starters.real_text import (
     owner_of,
     parse_turns,
     policy_texts,
-    text_sha256,
+    real_text_sha256,
 )
 from training.starters.starters import starter_path
 
@@ -94,7 +95,7 @@ def data(request: pytest.FixtureRequest, small: Path) -> Path:
 
 
 def test_the_three_owners_share_no_text(data: Path):
-    policy = {d.completion for d in policy_texts(data, tweets=10_000, seed=0) if d.is_tweet}
+    policy = {d.completion for d in policy_texts(data, tweets=10_000, seed=0) if d.style == "tweet"}
     reward = dict(classifier_texts(data, "reward", seed=0))
     metric = dict(classifier_texts(data, "metric", seed=0))
     assert policy
@@ -121,7 +122,7 @@ def test_no_dialogue_opens_with_a_question_that_may_be_held_out(data: Path):
 
 def test_every_dialogue_is_answered(data: Path):
     dialogues = policy_texts(data, tweets=20, seed=0)
-    assert sum(dialogue.is_tweet for dialogue in dialogues) == 20
+    assert sum(dialogue.style == "tweet" for dialogue in dialogues) == 20
     for dialogue in dialogues:
         assert len(dialogue.turns) % 2 == 1
         assert dialogue.completion
@@ -191,9 +192,38 @@ def test_transcripts_open_as_the_prompts_of_a_round_do():
 
 
 def test_a_missing_file_is_named(small: Path, tmp_path: Path):
-    assert text_sha256(small) == text_sha256(small)
+    assert real_text_sha256(small) == real_text_sha256(small)
     with pytest.raises(StarterTextError, match=r"train\.jsonl\.gz: no such file; the folder must"):
         starter_path("starter-policy", text=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "what"),
+    [
+        (HH_TRAIN, b"plain text", r"BadGzipFile.*chosen and rejected"),
+        (HH_TRAIN, gzip.compress(b'{"text": "a"}\n'), r"KeyError: 'chosen'"),
+        (HH_TRAIN, gzip.compress(b""), "holds no transcript that may be trained on"),
+        (TWEETS, b"label,text\n0,a\n", "KeyError.*the columns class and tweet"),
+        (TWEETS, b"\xff\xfe", "UnicodeDecodeError"),
+        (STATEMENTS, b"[", "JSONDecodeError.*text and toxicity_score"),
+        (STATEMENTS, b'{"rows": 1}', "TypeError"),
+    ],
+)
+def test_a_file_of_another_form_is_named_with_what_it_must_hold(
+    small: Path, tmp_path: Path, name: str, content: bytes, what: str
+):
+    shutil.copytree(small, tmp_path / "data")
+    (tmp_path / "data" / name).write_bytes(content)
+
+    def read() -> None:
+        policy_texts(tmp_path / "data", tweets=9, seed=0)
+        classifier_texts(tmp_path / "data", "reward", seed=0)
+
+    with pytest.raises(StarterTextError, match=what) as found:
+        read()
+    assert name in str(found.value)
+    assert "\n" not in str(found.value)
+    assert found.value.exit_code == 2
 
 
 def test_there_is_no_judge(small: Path):

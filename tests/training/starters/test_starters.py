@@ -8,30 +8,34 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from training.starters import starters as starter
+from training.starters.examples import classifier_examples, judge_examples, policy_dialogues
 from training.starters.starters import STARTERS, resolve_model, starter_path
+from warehouse.files import sha256_of
 
 CHAT_MODELS = ("starter-policy", "starter-judge")
 CLASSIFIERS = {
     "starter-toxicity": {0: "polite", 1: "rude"},
     "starter-metric": {0: "acceptable", 1: "toxic"},
 }
-# Prints how many steps this process trained; with an argument it dies at that step.
+# Prints the steps that this process trained; with an argument it dies at that step.
 BUILD = """
-import os, sys
+import json, os, sys
 from training.starters.starters import starter_path
 steps = []
 def progress(what, done, total):
-    steps.append(what)
+    steps.append((what, done, total))
     if len(sys.argv) > 1 and len(steps) == int(sys.argv[1]):
         os._exit(9)
 starter_path("starter-policy", budget="tiny", progress=progress)
-print(len(steps))
+print(json.dumps(steps))
 """
 
 
@@ -40,16 +44,19 @@ class Built:
     """A cache that two processes filled at the same time."""
 
     cache: Path
-    steps: tuple[int, int]
+    steps: tuple[list[list[Any]], list[list[Any]]]
+    said: str  # by both on standard error, OpenMP's settings among it
 
 
 def start_build(cache: Path, *arguments: str, threads: int = 1) -> subprocess.Popen[str]:
+    settings = {"OMP_NUM_THREADS": str(threads), "OMP_DISPLAY_ENV": "true"}
+    inherited = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
     return subprocess.Popen(
         [sys.executable, "-c", BUILD, *arguments],
-        env={**os.environ, "ROUNDHOUSE_CACHE": str(cache), "OMP_NUM_THREADS": str(threads)},
+        env={**inherited, **settings, "ROUNDHOUSE_CACHE": str(cache)},
         cwd=Path(starter.__file__).parents[2],
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         text=True,
     )
 
@@ -62,8 +69,8 @@ def folders(cache: Path) -> list[Path]:
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     cache = tmp_path_factory.mktemp("cache")
     processes = [start_build(cache), start_build(cache)]
-    first, second = (int(process.communicate(timeout=300)[0]) for process in processes)
-    return Built(cache, (first, second))
+    (first, said), (second, also) = (process.communicate(timeout=300) for process in processes)
+    return Built(cache, (json.loads(first), json.loads(second)), said + also)
 
 
 @pytest.fixture
@@ -81,9 +88,27 @@ def tiny(name: str) -> Path:
 
 
 def test_two_processes_at_once_build_once(built: Built) -> None:
-    assert min(built.steps) == 0
-    assert max(built.steps) > 0
+    assert min(map(len, built.steps)) == 0
+    assert max(map(len, built.steps)) > 0
     assert len(folders(built.cache)) == 1
+
+
+def test_progress_counts_the_steps_of_all_models_up_to_one_total(built: Built) -> None:
+    steps = max(built.steps, key=len)
+    assert list(dict.fromkeys(what for what, _, _ in steps)) == [
+        "starter-policy",
+        "starter-judge",
+        "starter-toxicity",
+        "starter-metric",
+    ]
+    assert [done for _, done, _ in steps] == list(range(1, len(steps) + 1))
+    assert {total for _, _, total in steps} == {len(steps)}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="GNU OpenMP, which can be asked, is Linux's")
+def test_threads_that_wait_sleep_without_anybody_asking_for_it(built: Built) -> None:
+    assert "OMP_WAIT_POLICY = 'PASSIVE'" in built.said
+    assert "OMP_WAIT_POLICY = 'ACTIVE'" not in built.said
 
 
 @pytest.mark.usefixtures("in_cache")
@@ -206,8 +231,32 @@ def test_a_killed_build_leaves_no_folder_and_the_next_gives_the_same_weights(
         assert weights.read_bytes() == (once / name / "model.safetensors").read_bytes()
 
 
-def test_another_seed_corpus_or_budget_is_another_folder() -> None:
-    keys = {
-        starter._cache_key(seed, budget, None) for seed in (0, 1) for budget in ("tiny", "full")
-    }
-    assert len(keys) == 4
+def test_the_key_is_made_of_what_decides_the_bytes_and_of_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def key(seed: int = 0, budget: str = "tiny") -> str:
+        return starter._cache_key(seed, budget, None)
+
+    keys = [key(), key(seed=1), key(budget="full")]
+    for name, value in (
+        ("RECIPE", starter.RECIPE + 1),
+        ("corpus_text", lambda: "another corpus"),
+        ("metadata", SimpleNamespace(version=lambda library: f"another {library}")),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(starter, name, value)
+            keys.append(key())
+    assert len(set(keys)) == len(keys)
+    assert key() == keys[0]
+
+
+def test_what_is_drawn_is_what_the_recipe_number_stands_for() -> None:
+    """Where this digest changes, starters in users' caches are others: raise RECIPE with it."""
+    drawn = (
+        [astuple(dialogue) for dialogue in policy_dialogues(300, seed=0)],
+        [astuple(judged) for judged in judge_examples(100, seed=0)],
+        classifier_examples("reward", 200, seed=0),
+        classifier_examples("metric", 200, seed=0),
+    )
+    digest = "ab0d3de609770e21a47f4deec061599ae9af42b77bae1e7b5d2d997c0aa1d509"
+    assert (starter.RECIPE, sha256_of(drawn)) == (1, digest)
