@@ -37,7 +37,9 @@ class PolicyConfig(_Section):
     model: str
     revision: str | None = Field(None, description="Hub commit; folders and starters need none")
     starter_seed: int = Field(0, description="seed of the starter models")
-    starter_budget: Literal["full", "tiny"] = Field("full", description="tiny: to try the plumbing")
+    starter_budget: Literal["full", "small", "tiny"] = Field(
+        "full", description="small: enough for a night; tiny: to try the plumbing"
+    )
     starter_text: Path | None = Field(
         None,
         description="folder with hh-rlhf/, davidson/ and toxigen/: the starters are built from "

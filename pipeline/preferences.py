@@ -22,8 +22,7 @@ from training.preference.methods import train_by
 from training.preference.rows import ROWS, sample
 from training.preference.selection import Selection
 from training.preference.trained_folder import Trained, refuse_existing
-from warehouse.ledger.ledger import Ledger
-from warehouse.store import open_store
+from warehouse.handle import Warehouse
 
 _SHOWN = ("rewards/accuracies", "rewards/margins", "accuracy", "mean_token_accuracy", "kl")
 _LINES = 10
@@ -49,7 +48,7 @@ def train(
     seed = config.seed if keys.seed is None else keys.seed
     start = chosen_policy(config, PolicyChoice(policy))
     if selection.as_of is None:
-        head = Ledger(open_store(config.warehouse, read_only=True)).head()
+        head = Warehouse.open(config.warehouse, read_only=True).ledger.head()
         selection = dataclasses.replace(selection, as_of=head)
     rows = sample(ROWS[kind](config.warehouse, selection), keys.max_rows, seed)
     made_from = {"warehouse_version": str(selection.as_of), "code_version": code_version()}

@@ -15,8 +15,8 @@ from training.starters.starters import starter_path
 
 @pytest.fixture(scope="session")
 def starters() -> Path:
-    """The full starters, built once into the user's cache (two or three minutes)."""
-    return starter_path("starter-policy").parent
+    """The small starters, built once into the user's cache (a minute)."""
+    return starter_path("starter-policy", budget="small").parent
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,9 @@ from warehouse.ledger.reading import read_table
 from warehouse.schemas import TABLES
 from warehouse.store import open_store
 
+STARTERS = "policy.starter_budget=small"
 SMALL = [
+    STARTERS,
     "rounds=2",
     "rollouts.prompts=48",
     "rollouts.samples=2",

@@ -30,7 +30,7 @@ NOISE = 0.05
 
 @pytest.fixture(scope="module")
 def judge(starters: Path) -> Iterator[Labeler]:
-    config = load_config("demo")
+    config = load_config("demo", ["policy.starter_budget=small"])
     labeler = build_labeler(
         config.labeler("helpful-judge"), device="cpu", resolve=functools.partial(resolve, config)
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from tests.commands import roundhouse
+from tests.integration import nights
 
 TEXTS = [
     {"id": "kind", "text": "Thank you, that is a lovely idea."},
@@ -18,7 +19,8 @@ TEXTS = [
 
 
 def label(folder: Path, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    sets = ("--set", f"warehouse={folder / 'warehouse'}", "--set", "beam.shard_rows=2")
+    settings = (f"warehouse={folder / 'warehouse'}", "beam.shard_rows=2", nights.STARTERS)
+    sets = [word for one in settings for word in ("--set", one)]
     return roundhouse("label", "--config", "demo", *sets, *words, code=code)
 
 

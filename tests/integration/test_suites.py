@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 from tests.commands import roundhouse
+from tests.integration import nights
 
 POLITE = "Thank you, that is a lovely idea."
 RUDE = "You stupid idiot, nobody likes you."
@@ -26,6 +27,7 @@ def test_a_labeler_is_measured_on_a_suite(starters: Path, tmp_path: Path):
     rows += [(f"{RUDE} He said.", 0, "quote")] * 10
     path, out = suite(tmp_path, *rows), tmp_path / "report.json"
     words = ("evaluate-labeler", str(path), "--config", "demo", "--labeler", "metric")
+    words += ("--set", nights.STARTERS)
     words += ("--identity-term", "idiot", "--set", f"warehouse={tmp_path / 'warehouse'}")
     done = roundhouse(*words, "--out", str(out))
     (metric,) = json.loads(out.read_text())["labelers"]
@@ -59,6 +61,7 @@ def test_a_policy_is_measured_on_a_suite(starters: Path, tmp_path: Path):
     out = tmp_path / "report.csv"
     words = ("evaluate-policy", "demo", "--suite", str(path), "--like", "xstest", "--out", str(out))
     words += ("--labeler", "toxicity", "--labeler", "metric", "--samples", "2")
+    words += ("--set", nights.STARTERS)
     done = roundhouse(*words, "--set", f"warehouse={tmp_path / 'warehouse'}")
     found = {row["value"]: row for row in csv.DictReader(out.open(newline=""))}
     assert list(found) == ["all", "safe", "unsafe", "home", "harm"]

@@ -24,8 +24,7 @@ from training.errors import EmptyRound, TrainingError
 from training.ppo.config import TrainingConfig
 from training.ppo.sampling_rules import bent_sampling
 from warehouse.catalog import catalog
-from warehouse.ledger.ledger import Ledger
-from warehouse.store import open_store
+from warehouse.handle import Warehouse
 
 _COLUMNS = (
     *("rollout_id", "round", "prompt_id", "purpose", "policy_revision", "tokenizer_sha256"),
@@ -121,18 +120,17 @@ def trainable_rows(
     """
     newest = max(0, round - config.lag)
     window = list(range(max(0, newest - config.replay_rounds), newest + 1))
+    warehouse = Warehouse.open(root, read_only=True, as_of=as_of)
     if as_of is None:  # all tables at one version, whatever is published meanwhile
-        as_of = Ledger(open_store(root, read_only=True)).head()
+        warehouse = warehouse.at(warehouse.ledger.head())
 
     def read(table: str, columns: Sequence[str] | None = None) -> pa.Table:
         # What trains a policy is held to the ledger's sha256 before it is decoded.
-        return catalog.read_table(
-            root, table, rounds=window, columns=columns, as_of=as_of, verified=True
-        )
+        return warehouse.read_table(table, rounds=window, columns=columns, verified=True)
 
     rewards, rollouts = read("rewards"), read("rollouts", _COLUMNS)
     if not rollouts.num_rows:
-        raise EmptyRound(f"{root}: round {newest} has no rollouts{_imports(root, as_of)}")
+        raise EmptyRound(f"{root}: round {newest} has no rollouts{_imports(warehouse)}")
     of_newest = pc.field("round") == newest
     recipe = recipe_sha256 or _only_recipe(rewards.filter(of_newest), newest)
     parameters = {
@@ -161,9 +159,7 @@ def trainable_rows(
     known: dict[str, npt.NDArray[np.float32]] = {}
     if len(window) > 1 or config.lag:
         nights = list(range(window[0], round))  # that may have scored rows of the window
-        stored = catalog.read_table(
-            root, "policy_logprobs", rounds=nights, as_of=as_of, verified=True
-        )
+        stored = warehouse.read_table("policy_logprobs", rounds=nights, verified=True)
         stored = stored.filter(pc.field("policy_revision") == reference_revision)
         known = dict(
             zip(stored["rollout_id"].to_pylist(), _ragged(stored["logprobs"]), strict=True)
@@ -213,10 +209,10 @@ def _tokenizer(rollouts: pa.Table) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def _imports(root: str | Path, as_of: int) -> str:
+def _imports(warehouse: Warehouse) -> str:
     """Why what was imported cannot train here: nobody asks for it by a round."""
-    ledger = Ledger(open_store(root, read_only=True))
-    count = sum(file.rows for file in ledger.files(as_of, "rollouts", [None]))
+    files = warehouse.ledger.files(warehouse.as_of, "rollouts", [None])
+    count = sum(file.rows for file in files)
     if not count:
         return ""
     return (

@@ -21,9 +21,8 @@ from training.errors import TrainingError
 from training.preference.queries import KTO_ROWS, PAIR_ROWS, SFT_ROWS, STORED_PAIRS
 from training.preference.selection import Selection, preference_pairs
 from warehouse.catalog import catalog
+from warehouse.handle import Warehouse
 from warehouse.ledger.evidence import verify_files
-from warehouse.ledger.ledger import Ledger
-from warehouse.store import open_store
 
 _TURNS = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 _IDS = pa.list_(pa.int32())
@@ -218,8 +217,8 @@ def _verified(root: str | Path, selection: Selection) -> Selection:
 
     DuckDB would read a flipped bit in silence. Raises CorruptFile naming the files.
     """
-    store = open_store(root, read_only=True)
-    ledger = Ledger(store)
-    as_of = ledger.head() if selection.as_of is None else selection.as_of
-    verify_files(store, [file for file in ledger.files(as_of) if selection.reads(file)])
+    warehouse = Warehouse.open(root, read_only=True)
+    as_of = warehouse.ledger.head() if selection.as_of is None else selection.as_of
+    files = [file for file in warehouse.ledger.files(as_of) if selection.reads(file)]
+    verify_files(warehouse.store, files)
     return dataclasses.replace(selection, as_of=as_of)

@@ -103,6 +103,7 @@ CORPUS = Recipe(
     metric={"hidden": 96, "intermediate": 256, "heads": 4},
     budgets={
         "full": Budget(12_000, 3, 8_000, 3, judged=16_000),
+        "small": Budget(2_000, 2, 4_000, 2, judged=7_500),
         "tiny": Budget(300, 1, 200, 1, judged=100),
     },
 )
@@ -117,6 +118,7 @@ REAL_TEXT = Recipe(
     metric={"hidden": 128, "intermediate": 352, "heads": 4},
     budgets={
         "full": Budget(None, 3, None, 4, longest=1024),
+        "small": Budget(8_000, 2, 4_000, 2, longest=256),
         "tiny": Budget(400, 1, 400, 1, longest=64),
     },
 )

@@ -26,7 +26,7 @@ from training.starters.real_text import StarterTextError, real_text_sha256
 from warehouse.files import leftovers, sha256_of, whole_folder
 
 STARTERS = ("starter-policy", "starter-toxicity", "starter-metric", "starter-judge")
-_BUDGETS = ("full", "tiny")
+_BUDGETS = ("full", "small", "tiny")
 # Raised by whoever changes what is drawn, cut into tokens or fitted, so that other bytes are built:
 # cached starters are then built anew. A change that leaves the bytes as they are leaves it too.
 RECIPE = 1
@@ -43,8 +43,9 @@ def starter_path(
 ) -> Path:
     """Folder of a starter model in Hugging Face layout; builds all of them if none are there.
 
-    `budget` "full" takes two or three minutes on two cores; "tiny" takes seconds and gives models
-    that load and run but know nothing. `progress(what, done, total)` is called as steps are done.
+    `budget` "full" takes two or three minutes on two cores; "small" one, and its models know enough
+    for a night that the gate accepts; "tiny" takes seconds and gives models that load and run but
+    know nothing. `progress(what, done, total)` is called as steps are done.
     The cache is `$ROUNDHOUSE_CACHE/starters`, by default under `~/.cache/roundhouse`.
     `text` is the folder of the data sets that real_text.py names; StarterTextError if one of
     them is not there, and for the judge, which cannot be built from them.
