@@ -21,10 +21,12 @@ ROOMS = {
 FLOORS = {
     "warehouse": [
         "errors",
-        "schemas | keys | files",
+        "columns | keys | files",
+        "schemas",
         "store",
         "ledger",
         "catalog | maintenance",
+        "incoming",
         "publish | report | lineage | console | __init__",
     ],
     "labeling": [

@@ -83,7 +83,7 @@ def test_3_the_first_file_does_not_decide_about_columns_and_types(tmp_path: Path
     )
     root = tmp_path / "w"
     publish_rows(root, "rollouts", 0, rollouts=[rollout(0, "p1"), rollout(0, "p2")])
-    old = LiveFile("labels", 0, "labels/round=0/old.parquet", 1, 0, "", schema_version=1)
+    old = LiveFile("labels", 0, "labels/round=0/old.parquet", 1, 0, "", schema_version=0)
     (root / old.path).parent.mkdir(parents=True)
     pq.write_table(narrow, root / old.path)  # as a version of long ago wrote it
     Ledger(open_store(root)).append("old", [old])

@@ -32,6 +32,7 @@ __all__ = [
     "connect",
     "create_functions",
     "load_checks",
+    "load_derivation",
     "load_query",
     "lock_down",
     "mentions",
@@ -77,7 +78,7 @@ def connect(
     # that reads it. Over empty tables of the same types that costs nothing.
     for name, live in by_table.items():
         if live:
-            create_table_view(con, store, name, live, is_beside_rollouts=True)
+            create_table_view(con, store, name, live)
     _comment(con, GRAINS | {name: _first_comment(sql) for name, sql in marts.items()})
     con.execute("commit")
     return con
@@ -152,6 +153,11 @@ def load_query(name: str) -> str:
 def load_checks() -> dict[str, str]:
     """The data tests: each query must return no row."""
     return dict(_queries("checks"))
+
+
+def load_derivation(table: str) -> str:
+    """The SQL text of the query whose answer is stored as rows of `table`."""
+    return dict(_queries("tables"))[table]
 
 
 def mentions(sql: str, name: str) -> bool:

@@ -67,7 +67,7 @@ def put_rows(
 def put_like(store: Store, file: LiveFile, rows: pa.Table) -> LiveFile:
     """Writes sorted rows with the columns of `file` as one file that may take its place.
 
-    It keeps the schema version too: what a version's files lack is looked up when they are read.
+    It keeps the schema version too, so that nothing is added to what an older version wrote.
     """
     with _local_file(store) as path:
         with (
