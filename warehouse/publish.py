@@ -31,14 +31,14 @@ from warehouse.incoming.checks import PublishRefused, run_checks
 from warehouse.incoming.derived import with_purpose, with_sums
 from warehouse.incoming.prepared import prepare
 from warehouse.ledger.commits import FORGET, VACUUM, Commit, LiveFile
-from warehouse.ledger.data_files import put_rows, write_parquet
+from warehouse.ledger.data_files import put_rows
 from warehouse.ledger.ledger import Ledger
 from warehouse.ledger.suppression import forgotten, without_forgotten
 from warehouse.schemas import TABLES, conform
 from warehouse.store import open_store
 from warehouse.store.base import Store
 
-__all__ = ["PublishRefused", "publish", "read_staged", "write_parquet"]
+__all__ = ["PublishRefused", "publish", "read_staged"]
 _SUSPICIOUS_SECONDS = 1800  # half the age at which vacuum may first take a file for an orphan
 
 

@@ -14,9 +14,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 
+from warehouse.ledger.data_files import parquet_writer
 from warehouse.publish import publish
-from warehouse.schemas import table_from_rows
+from warehouse.schemas import TABLES, table_from_rows
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 RECIPE_SHA256 = "recipe-1"
@@ -149,6 +151,12 @@ def publish_rows(root: str | Path, key: str, round: int | None = None, **tables:
         {name: table_from_rows(name, rows) for name, rows in tables.items()},
         round=round,
     )
+
+
+def write_parquet(name: str, rows: pa.Table, path: Path) -> None:
+    """Writes conforming rows of table `name` as one file, as publish would encode it."""
+    with parquet_writer(name, str(path)) as writer:
+        writer.write_table(rows, TABLES[name].row_group_size)
 
 
 def small_warehouse(root: str | Path) -> Path:

@@ -13,12 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.warehouse.builder import label, prompt, publish_rows, reward, rollout
+from tests.warehouse.builder import label, prompt, publish_rows, reward, rollout, write_parquet
 from warehouse import publish as publishing
 from warehouse.catalog.catalog import load_checks
 from warehouse.errors import AlreadyPublished, CorruptFile, SchemaMismatch
 from warehouse.ledger.commits import Commit
-from warehouse.ledger.data_files import write_parquet
 from warehouse.ledger.ledger import Ledger
 from warehouse.ledger.reading import read_table
 from warehouse.ledger.suppression import Forgotten

@@ -26,10 +26,16 @@ import pyarrow.parquet as pq
 import pytest
 from boto3.s3.transfer import S3Transfer
 
-from tests.warehouse.builder import label, prompt, publish_rows, rollout, small_warehouse
+from tests.warehouse.builder import (
+    label,
+    prompt,
+    publish_rows,
+    rollout,
+    small_warehouse,
+    write_parquet,
+)
 from warehouse.catalog.catalog import connect, open_connection
 from warehouse.ledger.commits import LiveFile
-from warehouse.ledger.data_files import write_parquet
 from warehouse.ledger.ledger import Ledger
 from warehouse.ledger.reading import read_table
 from warehouse.publish import publish, read_staged

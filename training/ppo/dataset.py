@@ -25,6 +25,7 @@ from training.ppo.config import TrainingConfig
 from training.ppo.sampling_rules import bent_sampling
 from warehouse.catalog import catalog
 from warehouse.ledger.ledger import Ledger
+from warehouse.ledger.reading import read_table
 from warehouse.store import open_store
 
 _COLUMNS = (
@@ -126,9 +127,7 @@ def trainable_rows(
 
     def read(table: str, columns: Sequence[str] | None = None) -> pa.Table:
         # What trains a policy is held to the ledger's sha256 before it is decoded.
-        return catalog.read_table(
-            root, table, rounds=window, columns=columns, as_of=as_of, verified=True
-        )
+        return read_table(root, table, rounds=window, columns=columns, as_of=as_of, verified=True)
 
     rewards, rollouts = read("rewards"), read("rollouts", _COLUMNS)
     if not rollouts.num_rows:
@@ -161,9 +160,7 @@ def trainable_rows(
     known: dict[str, npt.NDArray[np.float32]] = {}
     if len(window) > 1 or config.lag:
         nights = list(range(window[0], round))  # that may have scored rows of the window
-        stored = catalog.read_table(
-            root, "policy_logprobs", rounds=nights, as_of=as_of, verified=True
-        )
+        stored = read_table(root, "policy_logprobs", rounds=nights, as_of=as_of, verified=True)
         stored = stored.filter(pc.field("policy_revision") == reference_revision)
         known = dict(
             zip(stored["rollout_id"].to_pylist(), _ragged(stored["logprobs"]), strict=True)

@@ -1,8 +1,8 @@
-"""A version of the warehouse as DuckDB views: one for each table, one for each query of `sql/`.
+"""A version of the warehouse as DuckDB views: one for each table, one for each of `sql/marts`.
 
 A version is pinned when the connection opens, so an audit keeps its rows while the night publishes.
-Tables come from the explicit file list of the ledger; the queries of `sql/` follow as views named
-for what one row is. Imports stay light: `roundhouse sql` starts in under a second.
+Tables come from the explicit file list of the ledger; the marts follow as views named for what one
+row is, whatever folder they lie in. Imports stay light: `roundhouse sql` starts in under a second.
 Not here: how the files of a table are read (ledger/reading.py), writing (publish.py).
 """
 
@@ -24,24 +24,10 @@ from warehouse.catalog.table_views import create_table_view, quote
 from warehouse.errors import WarehouseError
 from warehouse.ledger.commits import LiveFile
 from warehouse.ledger.ledger import Ledger
-from warehouse.ledger.reading import read_table
 from warehouse.schemas import TABLES
 from warehouse.store import open_store
 
-__all__ = [
-    "connect",
-    "create_functions",
-    "load_checks",
-    "load_derivation",
-    "load_query",
-    "lock_down",
-    "mentions",
-    "open_connection",
-    "query_names",
-    "read_table",
-    "view_columns",
-]
-_FOLDERS = ("", "audit", "questions")
+_FOLDERS = ("marts", "audit")
 
 
 def connect(
@@ -167,18 +153,22 @@ def mentions(sql: str, name: str) -> bool:
 
 
 def _queries(*folders: str) -> Iterator[tuple[str, str]]:
+    """Name and text of the queries in these folders of `sql/` and in the folders within."""
     for folder in folders:
-        place: Traversable = resource_files("warehouse") / "sql" / folder
-        if not place.is_dir():
-            continue
-        for entry in sorted(place.iterdir(), key=lambda entry: entry.name):
-            if entry.name.endswith(".sql"):
-                yield entry.name.removesuffix(".sql"), entry.read_text(encoding="utf-8")
+        yield from _below(resource_files("warehouse") / "sql" / folder)
+
+
+def _below(place: Traversable) -> Iterator[tuple[str, str]]:
+    for entry in sorted(place.iterdir(), key=lambda entry: entry.name):
+        if entry.is_dir():
+            yield from _below(entry)
+        elif entry.name.endswith(".sql"):
+            yield entry.name.removesuffix(".sql"), entry.read_text(encoding="utf-8")
 
 
 def _marts_in_order() -> dict[str, str]:
     """The marts, each after those it reads; a query with a `$parameter` cannot be a view."""
-    marts = {name: sql for name, sql in _queries("") if "$" not in sql}
+    marts = {name: sql for name, sql in _queries("marts") if "$" not in sql}
     reads = {
         name: [other for other in marts if other != name and mentions(sql, other)]
         for name, sql in marts.items()

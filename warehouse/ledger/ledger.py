@@ -21,7 +21,6 @@ from warehouse.errors import (
     Conflict,
     CorruptFile,
     ForgottenMeanwhile,
-    MissingFile,
     Vacuumed,
     WarehouseError,
 )
@@ -40,18 +39,6 @@ from warehouse.ledger.commits import (
 )
 from warehouse.schemas import SCHEMA_VERSION
 from warehouse.store.base import Store
-
-__all__ = [
-    "AlreadyPublished",
-    "Commit",
-    "Conflict",
-    "CorruptFile",
-    "ForgottenMeanwhile",
-    "Ledger",
-    "LiveFile",
-    "MissingFile",
-    "Vacuumed",
-]
 
 _FOLDER = "_ledger/"
 _NAME = re.compile(r"_ledger/(\d{10})\.json")
