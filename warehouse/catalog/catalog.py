@@ -65,19 +65,22 @@ def connect(
     for name, live in by_table.items():
         if live:
             create_table_view(con, store, name, live)
-    _comment(con, GRAINS | {name: _first_comment(sql) for name, sql in marts.items()})
+    grains = GRAINS | {name: _first_comment(sql) for name, sql in marts.items()}
+    for name, text in grains.items():  # the tables have theirs
+        con.execute(f"comment on view {name} is {quote(text)}")
     con.execute("commit")
     return con
 
 
-def _comment(con: duckdb.DuckDBPyConnection, views: dict[str, str]) -> None:
-    """What a row is, for `views` (the tables have theirs), and what each column of each view is."""
-    statements = [f"comment on view {name} is {quote(text)};" for name, text in views.items()]
+def describe_columns(con: duckdb.DuckDBPyConnection) -> None:
+    """Comments every column of every view with what it is: for people, it takes a while."""
     descriptions = load_descriptions()
-    for name, columns in view_columns(con).items():
-        for column, sentence in descriptions.of(name, columns).items():
-            statements.append(f"comment on column {name}.{column} is {quote(sentence)};")
-    con.execute("".join(statements))
+    statements = [
+        f"comment on column {name}.{column} is {quote(sentence)};"
+        for name, columns in view_columns(con).items()
+        for column, sentence in descriptions.of(name, columns).items()
+    ]
+    con.execute("begin;" + "".join(statements) + "commit")
 
 
 def view_columns(con: duckdb.DuckDBPyConnection) -> dict[str, list[str]]:
@@ -166,6 +169,7 @@ def _below(place: Traversable) -> Iterator[tuple[str, str]]:
             yield entry.name.removesuffix(".sql"), entry.read_text(encoding="utf-8")
 
 
+@functools.cache
 def _marts_in_order() -> dict[str, str]:
     """The marts, each after those it reads; a query with a `$parameter` cannot be a view."""
     marts = {name: sql for name, sql in _queries("marts") if "$" not in sql}

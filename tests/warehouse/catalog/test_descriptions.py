@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import warehouse
 from warehouse.catalog.catalog import connect, load_query, query_names, view_columns
 from warehouse.catalog.descriptions import Descriptions, load_descriptions
 from warehouse.catalog.ledger_views import GRAINS
@@ -56,7 +57,7 @@ def test_so_have_the_columns_of_the_questions(tmp_path: Path) -> None:
 
 
 def test_views_and_columns_carry_the_sentences_as_comments(shared_warehouse: Path) -> None:
-    con = connect(shared_warehouse)
+    con = warehouse.connect(shared_warehouse)
     bare = con.sql(
         "select table_name, column_name from duckdb_columns() "
         "where schema_name = 'main' and not internal and comment is null "
