@@ -17,6 +17,7 @@ from tests.warehouse.builder import (
     label,
     prompt,
     publish_rows,
+    put_copy,
     reward,
     rollout,
     small_warehouse,
@@ -47,6 +48,10 @@ def used(of: dict[str, object], **columns: object) -> dict[str, object]:
 
 
 def fill(root: str | Path) -> None:
+    put_copy(_publish_filled, root)
+
+
+def _publish_filled(root: Path) -> None:
     """The small warehouse, and rows about prompt t1, whose text is the secret, in every table."""
     small_warehouse(root)
     turns = [{"role": "user", "content": SECRET}]
