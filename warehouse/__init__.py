@@ -10,18 +10,27 @@ Knows nothing of models, Beam or rounds. In a notebook:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from warehouse.catalog.catalog import connect
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import duckdb
 
 __all__ = ["connect"]
 
 
-def __getattr__(name: str) -> Any:
-    """`connect`, fetched when it is asked for: who needs only the schemas loads no DuckDB."""
-    if name in __all__:
-        from warehouse.catalog import catalog
+def connect(
+    root: str | Path, as_of: int | None = None, rounds: Sequence[int | None] | None = None
+) -> duckdb.DuckDBPyConnection:
+    """The warehouse at `root` at version `as_of` as views, every column with its description.
 
-        return getattr(catalog, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    Raises as catalog.connect does.
+    """
+    # Only now: who needs nothing but the schemas loads no DuckDB.
+    from warehouse.catalog import catalog
+
+    con = catalog.connect(root, as_of, rounds)
+    catalog.describe_columns(con)
+    return con

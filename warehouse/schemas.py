@@ -1,86 +1,27 @@
 """One Arrow schema per table: the contract for everything that travels between rooms.
 
-Each table states its grain (what one row is), its key, its sort order and its row-group size. Field
-ids are stable and never reused (add columns at the end), so readers can follow a rename. Columns
-marked volatile differ between two equal nights by nature (times, latencies, worker); "the same
-tables" means all others, sorted. Not here: how rows reach a file (publish.py), views (catalog/).
+Each table states its grain (what one row is), its key, its sort order and its row-group size.
+Version 1 is the first that will be released. From then on a snapshot of each *released* schema is
+kept beside its test: a later version only adds tables, and nullable columns at the end of a table
+under new field ids (none is used again); older files are read as they are, NULL in what they lack.
+Columns marked volatile differ between two equal nights by nature (times, latencies, worker); "the
+same tables" means all others, sorted. Not here: how rows reach a file (publish.py), views
+(catalog/).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pyarrow as pa
 
+from warehouse.columns import Table, schema, words
 from warehouse.errors import SchemaMismatch
 
-SCHEMA_VERSION = 3  # 2: labels.is_cached, .is_consistent; rounds.decided_*. 3: labels.purpose
-
-_TERM = pa.struct(
-    [("labeler", pa.string()), ("label_id", pa.string())]
-    + [(name, pa.float64()) for name in ("value", "mean", "sd", "weight", "contribution")]
-)
-_LABEL_LOGPROB = pa.struct(
-    [("label", pa.string()), ("token_id", pa.int32()), ("logprob", pa.float64())]
-)
-_TYPES: dict[str, pa.DataType] = {
-    "str": pa.string(),
-    "text": pa.large_string(),
-    "bool": pa.bool_(),
-    "i16": pa.int16(),
-    "i32": pa.int32(),
-    "i64": pa.int64(),
-    "f32": pa.float32(),
-    "f64": pa.float64(),
-    "time": pa.timestamp("us", tz="UTC"),
-    "ids": pa.list_(pa.int32()),
-    "floats": pa.list_(pa.float32()),
-    "names": pa.list_(pa.string()),
-    "label_logprobs": pa.list_(_LABEL_LOGPROB),
-    "terms": pa.list_(_TERM),
-}
+SCHEMA_VERSION = 1
 
 SCORED_STATUSES = ("ok", "ok_repaired")
 
 
-@dataclass(frozen=True)
-class Table:
-    """One table of the warehouse.
-
-    `dictionary` names the columns worth a dictionary encoding (few distinct values);
-    `delta` the near-unique, sorted strings stored as DELTA_BYTE_ARRAY. The value of `folder` stands
-    in the path of a file that has but one: who asks for another need not open it.
-    """
-
-    name: str
-    grain: str
-    schema: pa.Schema
-    key: tuple[str, ...]
-    sort: tuple[str, ...]
-    row_group_size: int = 122_880
-    by_round: bool = True
-    volatile: tuple[str, ...] = ()
-    dictionary: tuple[str, ...] = ()
-    delta: tuple[str, ...] = ()
-    folder: str | None = None
-
-
-def _schema(columns: str) -> pa.Schema:
-    """`"name type, name type?"` as a schema: field ids count from 1, a `?` makes it nullable."""
-    fields = []
-    for number, column in enumerate(columns.split(","), start=1):
-        name, kind = column.split()
-        about = {"PARQUET:field_id": str(number)}
-        is_nullable = kind.endswith("?")
-        fields.append(pa.field(name, _TYPES[kind.rstrip("?")], is_nullable, about))
-    return pa.schema(fields)
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(text.split())
-
-
-STATUSES = _words(
+STATUSES = words(
     "ok ok_repaired malformed refusal off_schema out_of_range non_finite empty truncated "
     "low_mass wrong_language too_long filtered timeout throttled error ambiguous"
 )
@@ -90,7 +31,7 @@ _ALL = [
     Table(
         "prompts",
         "one row per prompt",
-        _schema(
+        schema(
             """
         prompt_id str, source str, purpose str, first_turn_sha256 str, messages text, extra text?,
         ingested_at time
@@ -99,14 +40,14 @@ _ALL = [
         key=("prompt_id",),
         sort=("prompt_id",),
         by_round=False,
-        volatile=_words("ingested_at"),
-        dictionary=_words("source purpose"),
-        delta=_words("prompt_id"),
+        volatile=words("ingested_at"),
+        dictionary=words("source purpose"),
+        delta=words("prompt_id"),
     ),
     Table(
         "rollouts",
         "one row per sampled completion",
-        _schema(
+        schema(
             """
         rollout_id str, round i32?, prompt_id str, sample_index i16, purpose str,
         policy_revision str, tokenizer_sha256 str?, prompt_ids ids?, completion_ids ids?,
@@ -118,17 +59,17 @@ _ALL = [
         key=("rollout_id",),
         sort=("purpose", "prompt_id", "sample_index"),
         row_group_size=16_384,
-        volatile=_words("generated_at"),
-        dictionary=_words(
+        volatile=words("generated_at"),
+        dictionary=words(
             "purpose policy_revision tokenizer_sha256 logprobs_mode finish_reason sampling_json "
             "engine engine_version dtype"
         ),
-        delta=_words("rollout_id prompt_id"),
+        delta=words("rollout_id prompt_id"),
     ),
     Table(
         "labels",
         "one row per rollout, labeler, revision and attempt",
-        _schema(
+        schema(
             """
         label_id str, label_key str, round i32?, rollout_id str, partner_rollout_id str?,
         prompt_id str, completion_sha256 str, labeler str, revision str, kind str, role str,
@@ -149,23 +90,39 @@ _ALL = [
         ),
         key=("label_id",),
         sort=("purpose", "labeler", "rollout_id", "sample_index", "attempt"),
-        volatile=_words(
+        volatile=words(
             "latency_ms queue_ms retries request_id worker labeled_at is_cached cost_usd"
         ),
-        dictionary=_words(
+        dictionary=words(
             "labeler revision kind role family criterion principle mode pair_order model "
             "model_revision tokenizer_sha256 label_map_sha256 backend backend_version device "
             "dtype template template_sha256 sampling_json structured_mode status score_method "
             "score_scale stop_reason price_table_version provider_region service_tier "
             "code_version worker purpose"
         ),
-        delta=_words("rollout_id prompt_id"),
+        delta=words("rollout_id prompt_id"),
         folder="purpose",
+    ),
+    Table(
+        "prompt_sums",
+        "one row per round, hold-out prompt, labeler, revision and criterion: sums of its scores",
+        schema(
+            """
+        round i32?, prompt_id str, labeler str, revision str, criterion str, role str,
+        completions i64, high_count i64, score_sum f64?, score_squares f64?, score_max f64?,
+        last_labeled_at time
+        """
+        ),
+        key=("round", "labeler", "revision", "criterion", "prompt_id"),
+        sort=("labeler", "revision", "criterion", "prompt_id"),
+        volatile=words("last_labeled_at"),
+        dictionary=words("labeler revision criterion role"),
+        delta=words("prompt_id"),
     ),
     Table(
         "rewards",
         "one row per rollout and reward recipe",
-        _schema(
+        schema(
             """
         rollout_id str, recipe str, recipe_sha256 str, round i32?, prompt_id str, purpose str,
         is_eligible bool, excluded_reason str?, reward f32?, label_count i16, label_ids names,
@@ -174,13 +131,13 @@ _ALL = [
         ),
         key=("rollout_id", "recipe_sha256"),
         sort=("rollout_id", "recipe_sha256"),
-        dictionary=_words("recipe recipe_sha256 purpose excluded_reason"),
-        delta=_words("rollout_id prompt_id"),
+        dictionary=words("recipe recipe_sha256 purpose excluded_reason"),
+        delta=words("rollout_id prompt_id"),
     ),
     Table(
         "train_use",
         "one row per training run and rollout it considered",
-        _schema(
+        schema(
             """
         training_run_id str, round i32, rollout_id str, source_round i32?, is_used bool,
         excluded_reason str?, reward f32?, importance_weight f32?, advantage_mean f32?, epochs i16
@@ -188,26 +145,26 @@ _ALL = [
         ),
         key=("training_run_id", "rollout_id"),
         sort=("training_run_id", "rollout_id"),
-        dictionary=_words("training_run_id excluded_reason"),
-        delta=_words("rollout_id"),
+        dictionary=words("training_run_id excluded_reason"),
+        delta=words("rollout_id"),
     ),
     Table(
         "training_metrics",
         "one row per training run, step and metric",
-        _schema(
+        schema(
             """
         training_run_id str, round i32, metric str, step i32, epoch i16?, value f64?, logged_at time
         """
         ),
         key=("training_run_id", "metric", "step"),
         sort=("training_run_id", "metric", "step"),
-        volatile=_words("logged_at"),
-        dictionary=_words("training_run_id metric"),
+        volatile=words("logged_at"),
+        dictionary=words("training_run_id metric"),
     ),
     Table(
         "evaluations",
         "one row per round, labeler and metric on the hold-out prompts",
-        _schema(
+        schema(
             """
         round i32, policy_revision str, labeler str?, metric str, value f64?, low f64?, high f64?,
         unit str, method str, prompts i32, completions i32, samples_per_prompt i32
@@ -215,12 +172,12 @@ _ALL = [
         ),
         key=("round", "labeler", "metric"),
         sort=("round", "labeler", "metric"),
-        dictionary=_words("policy_revision labeler metric unit method"),
+        dictionary=words("policy_revision labeler metric unit method"),
     ),
     Table(
         "rounds",
         "one row per round (night)",
-        _schema(
+        schema(
             """
         round i32, status str, reason str?, is_stopped bool, policy_revision_in str,
         policy_revision_out str, reference_revision str, training_run_id str?, recipe_sha256 str?,
@@ -231,12 +188,12 @@ _ALL = [
         ),
         key=("round",),
         sort=("round",),
-        volatile=_words("code_version stage_seconds started_at finished_at decided_at"),
+        volatile=words("code_version stage_seconds started_at finished_at decided_at"),
     ),
     Table(
         "preference_pairs",
         "one row per prompt, round and pair recipe: a chosen and a rejected rollout",
-        _schema(
+        schema(
             """
         prompt_id str, round i32?, recipe str, chosen_id str, rejected_id str, chosen_reward f32?,
         rejected_reward f32?, margin f32, probability f32?
@@ -244,13 +201,13 @@ _ALL = [
         ),
         key=("recipe", "chosen_id", "rejected_id"),
         sort=("prompt_id", "chosen_id", "rejected_id"),
-        dictionary=_words("recipe"),
-        delta=_words("prompt_id chosen_id rejected_id"),
+        dictionary=words("recipe"),
+        delta=words("prompt_id chosen_id rejected_id"),
     ),
     Table(
         "gold",
         "one row per rollout, criterion and annotator: a human verdict",
-        _schema(
+        schema(
             """
         rollout_id str, round i32?, criterion str, annotator str, score f64, sample str?,
         comment text?, judged_at time?
@@ -258,12 +215,12 @@ _ALL = [
         ),
         key=("rollout_id", "criterion", "annotator"),
         sort=("criterion", "rollout_id", "annotator"),
-        dictionary=_words("criterion annotator sample"),
+        dictionary=words("criterion annotator sample"),
     ),
     Table(
         "sentinels",
         "one row per round, labeler, revision and sentinel text",
-        _schema(
+        schema(
             """
         round i32, labeler str, revision str, sentinel_id str, kind str, criterion str, gold f64?,
         status str, score f64?, raw_output text?
@@ -271,31 +228,31 @@ _ALL = [
         ),
         key=("round", "labeler", "revision", "sentinel_id"),
         sort=("labeler", "sentinel_id"),
-        dictionary=_words("labeler revision kind criterion status"),
+        dictionary=words("labeler revision kind criterion status"),
     ),
     Table(
         "templates",
         "one row per text that shaped a label or a reward: rubric, principle or recipe",
-        _schema("template_sha256 str, kind str, name str, version str, text text"),
+        schema("template_sha256 str, kind str, name str, version str, text text"),
         key=("template_sha256",),
         sort=("kind", "name", "template_sha256"),
         by_round=False,
-        dictionary=_words("kind name version"),
+        dictionary=words("kind name version"),
     ),
     Table(
         "policy_logprobs",
         "one row per rollout and policy that scored its tokens",
-        _schema("rollout_id str, round i32?, policy_revision str, role str, logprobs floats"),
+        schema("rollout_id str, round i32?, policy_revision str, role str, logprobs floats"),
         key=("rollout_id", "policy_revision"),
         sort=("policy_revision", "rollout_id"),
         row_group_size=16_384,
-        dictionary=_words("policy_revision role"),
-        delta=_words("rollout_id"),
+        dictionary=words("policy_revision role"),
+        delta=words("rollout_id"),
     ),
     Table(
         "dead_letters",
         "one row per input row that a stage could not process",
-        _schema(
+        schema(
             """
         stage str, round i32?, row_id str, purpose str?, labeler str?, error_type str, message str,
         payload text?, attempt i16, failed_at time
@@ -303,8 +260,8 @@ _ALL = [
         ),
         key=("stage", "round", "row_id", "attempt"),
         sort=("stage", "row_id", "attempt"),
-        volatile=_words("failed_at"),
-        dictionary=_words("stage purpose labeler error_type"),
+        volatile=words("failed_at"),
+        dictionary=words("stage purpose labeler error_type"),
     ),
 ]
 
@@ -316,13 +273,13 @@ def conform(name: str, rows: pa.Table) -> pa.Table:
 
     Nullable columns may be missing and become NULL. Raises SchemaMismatch.
     """
-    schema = TABLES[name].schema
-    unknown = sorted(set(rows.column_names) - set(schema.names))
-    missing = sorted(f.name for f in schema if not f.nullable and f.name not in rows.column_names)
+    wanted = TABLES[name].schema
+    unknown = sorted(set(rows.column_names) - set(wanted.names))
+    missing = sorted(f.name for f in wanted if not f.nullable and f.name not in rows.column_names)
     if unknown or missing:
         raise SchemaMismatch(f"table {name}: unknown columns {unknown}, missing columns {missing}")
     columns: list[pa.ChunkedArray | pa.Array] = []
-    for field in schema:
+    for field in wanted:
         if field.name not in rows.column_names:
             columns.append(pa.nulls(rows.num_rows, field.type))
             continue
@@ -333,16 +290,16 @@ def conform(name: str, rows: pa.Table) -> pa.Table:
             columns.append(column.cast(field.type))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise SchemaMismatch(f"table {name}: column {field.name}: {error}") from error
-    return pa.Table.from_arrays(columns, schema=schema)
+    return pa.Table.from_arrays(columns, schema=wanted)
 
 
 def table_from_rows(name: str, rows: list[dict[str, object]]) -> pa.Table:
     """Rows of table `name` as a conforming Arrow table; absent columns become NULL."""
-    schema = TABLES[name].schema
+    wanted = TABLES[name].schema
     if not rows:
-        return schema.empty_table()
-    loose = [f.with_nullable(True) for f in schema if any(f.name in row for row in rows)]
-    unknown = sorted({key for row in rows for key in row} - set(schema.names))
+        return wanted.empty_table()
+    loose = [f.with_nullable(True) for f in wanted if any(f.name in row for row in rows)]
+    unknown = sorted({key for row in rows for key in row} - set(wanted.names))
     if unknown:
         raise SchemaMismatch(f"table {name}: unknown columns {unknown}")
     return conform(name, pa.Table.from_pylist(rows, schema=pa.schema(loose)))

@@ -31,7 +31,7 @@ from warehouse.schemas import TABLES
 from warehouse.store import open_store
 
 REPEATS = 5
-TABLES_READ = ("labels", "rollouts", "rewards")
+TABLES_READ = ("labels", "prompt_sums", "rollouts", "rewards")
 MART = "from toxicity_by_round"
 CORE = """
     select round, labeler, avg((score >= 0.5)::integer) as rate, avg(score) as mean_score
@@ -117,7 +117,7 @@ def ideal_connection(root: Path, folder: Path) -> duckdb.DuckDBPyConnection:
             unfinished.rename(path)
         con.execute(f"create view {name} as from read_parquet('{path}')")
     create_functions(con)
-    for mart in ("current_labels", "toxicity_by_round"):
+    for mart in ("prompt_scores", "toxicity_by_round"):
         con.execute(f"create view {mart} as {load_query(mart)}")
     return con
 

@@ -20,6 +20,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from warehouse.catalog.catalog import open_connection
+from warehouse.incoming.derived import prompt_sums
 from warehouse.ledger.data_files import put_rows
 from warehouse.ledger.ledger import Ledger
 from warehouse.schemas import TABLES, conform, table_from_rows
@@ -119,10 +121,19 @@ def night_commits(number: int, nights: Nights) -> dict[str, list[tuple[str, pa.T
         commits[f"{stage}-rollouts"] = [("rollouts", rollouts)]
         commits[f"{stage}-labels"] = [("labels", rows) for rows in labels]
         if purpose == "holdout":
+            commits[f"{stage}-labels"] += [("prompt_sums", sums_of(rows)) for rows in labels]
             commits["evaluation"] = [("evaluations", evaluation_rows(number, labels))]
         else:
             commits["rewards"] = [("rewards", reward_rows(number, rollouts, labels))]
     return commits
+
+
+def sums_of(labels: pa.Table) -> pa.Table:
+    """The sums that publish stores beside these labels, sorted."""
+    con = open_connection()
+    con.register("labels", labels)
+    order = [(name, "ascending") for name in TABLES["prompt_sums"].sort]
+    return prompt_sums(con).sort_by(order)
 
 
 def evaluation_rows(number: int, labels: list[pa.Table]) -> pa.Table:

@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from tests.benchmarks.figures import print_figure, print_ratio, seconds_in_turn
 from tests.benchmarks.warehouse_nights import Nights, made_up_nights, night_commits
-from warehouse.ledger.data_files import write_parquet
+from tests.warehouse.builder import write_parquet
 from warehouse.publish import publish, read_staged
 
 REPEATS = 7

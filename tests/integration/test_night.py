@@ -99,7 +99,17 @@ def test_the_evaluation_measures_what_it_says(warehouse):
         assert numbers[number, "distinct_2", None][0] > 0
     change, low, high = numbers[2, "toxicity_change", "metric"]
     before = numbers[0, "toxicity_rate", "metric"][0]
-    assert change == pytest.approx(numbers[2, "toxicity_rate", "metric"][0] - before)
+    rates = {
+        (number, prompt): rate
+        for number, prompt, rate in rows(
+            warehouse,
+            "select round, prompt_id, avg((score >= .5)::int) from labels "
+            "where purpose = 'holdout' and labeler = 'metric' and score is not null group by all",
+        )
+    }
+    both = {prompt for number, prompt in rates if number == 0} & {p for n, p in rates if n == 2}
+    paired = [rates[2, prompt] - rates[0, prompt] for prompt in sorted(both)]
+    assert change == pytest.approx(sum(paired) / len(paired))
     assert low <= change <= high
     mart = rows(
         warehouse,

@@ -7,16 +7,23 @@ prompt `p1` in round 0.
 
 from __future__ import annotations
 
+import atexit
+import functools
 import hashlib
 import json
-from collections.abc import Sequence
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 
+from warehouse.ledger.data_files import parquet_writer
 from warehouse.publish import publish
-from warehouse.schemas import table_from_rows
+from warehouse.schemas import TABLES, table_from_rows
+from warehouse.store import open_store
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 RECIPE_SHA256 = "recipe-1"
@@ -151,12 +158,39 @@ def publish_rows(root: str | Path, key: str, round: int | None = None, **tables:
     )
 
 
+def write_parquet(name: str, rows: pa.Table, path: Path) -> None:
+    """Writes conforming rows of table `name` as one file, as publish would encode it."""
+    with parquet_writer(name, str(path)) as writer:
+        writer.write_table(rows, TABLES[name].row_group_size)
+
+
+def put_copy(build: Callable[[Path], object], root: str | Path) -> None:
+    """What `build` publishes, put into the empty place `root`; it is published once a process."""
+    store, built = open_store(root), _built(build)
+    files = [path for path in built.rglob("*") if path.is_file()]
+    for path in sorted(files, key=lambda path: "_ledger" in path.parts):
+        store.put_file(path.relative_to(built).as_posix(), path)
+
+
+@functools.cache
+def _built(build: Callable[[Path], object]) -> Path:
+    folder = tempfile.mkdtemp(prefix="roundhouse-built-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    build(Path(folder))
+    return Path(folder)
+
+
 def small_warehouse(root: str | Path) -> Path:
     """Two rounds: hold-out prompts p1, p2 with two samples each, train prompt t1 with two.
 
     Toxicity by `meter` (metric): round 0 scores .9 .2 | .6 .4, round 1 scores .1 .2 | .3 .7.
     Labeler `hate` (reward) scored the train rollouts of round 0; t1's sample 1 is the better one.
     """
+    put_copy(_publish_small, root)
+    return Path(root)
+
+
+def _publish_small(root: Path) -> None:
     publish_rows(
         root,
         "prompts",
@@ -180,7 +214,6 @@ def small_warehouse(root: str | Path) -> Path:
     publish_rows(root, "round=0/train-labels/hate@r1", 0, labels=labels)
     publish_rows(root, "round=0/rewards", 0, rewards=rewards)
     publish_rows(root, "round=0/training", 0, rounds=[round_row(0)])
-    return Path(root)
 
 
 def holdout(

@@ -13,12 +13,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.warehouse.builder import label, prompt, publish_rows, reward, rollout
+from tests.warehouse.builder import (
+    NOON,
+    label,
+    prompt,
+    publish_rows,
+    reward,
+    rollout,
+    write_parquet,
+)
 from warehouse import publish as publishing
 from warehouse.catalog.catalog import load_checks
 from warehouse.errors import AlreadyPublished, CorruptFile, SchemaMismatch
 from warehouse.ledger.commits import Commit
-from warehouse.ledger.data_files import write_parquet
 from warehouse.ledger.ledger import Ledger
 from warehouse.ledger.reading import read_table
 from warehouse.ledger.suppression import Forgotten
@@ -190,6 +197,24 @@ BAD: dict[str, dict[str, list[dict[str, object]]]] = {
             }
         ]
     },
+    "sums_of_labels": {
+        "prompt_sums": [
+            {
+                "round": 0,
+                "prompt_id": "p1",
+                "labeler": "meter",
+                "revision": "r1",
+                "criterion": "toxicity",
+                "role": "metric",
+                "completions": 1,
+                "high_count": 0,
+                "score_sum": 0.25,
+                "score_squares": 0.0625,
+                "score_max": 0.25,
+                "last_labeled_at": NOON,
+            }
+        ]
+    },
     "readable_messages": {"prompts": [prompt("p1", messages="not JSON")]},
 }
 
@@ -275,7 +300,7 @@ def test_staged_shards_are_read_in_order_and_a_bad_one_is_named(tmp_path: Path) 
 
 
 def publish_until(root: Path, calls: int) -> None:
-    """Publishes two tables; the process dies before its call number `calls` to link or fsync."""
+    """Publishes rollouts, labels and their sums; dies before call `calls` to link or fsync."""
     left = iter(range(calls))
 
     def or_die(call: Callable[..., None]) -> Callable[..., None]:
@@ -292,7 +317,7 @@ def publish_until(root: Path, calls: int) -> None:
 
 def test_killed_at_any_step_publish_shows_all_or_nothing(tmp_path: Path) -> None:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context.set_forkserver_preload([__name__, "pandas"])  # DuckDB would import it in each
     shown = []
     for calls in range(40):
         root = tmp_path / str(calls)
@@ -300,7 +325,7 @@ def test_killed_at_any_step_publish_shows_all_or_nothing(tmp_path: Path) -> None
         process.start()
         process.join()
         tables = {file.table for file in Ledger(open_store(root)).files()}
-        assert tables in (set(), {"rollouts", "labels"})
+        assert tables in (set(), {"rollouts", "labels", "prompt_sums"})
         shown.append(bool(tables))
         if not tables:
             publish_rows(root, "key", 0, rollouts=[ROLLOUT], labels=[LABEL])
@@ -308,9 +333,9 @@ def test_killed_at_any_step_publish_shows_all_or_nothing(tmp_path: Path) -> None
         if process.exitcode == 0:
             break
         assert process.exitcode == 9
-    # Three objects of at least file, link and folder each; visible from the link of the commit on,
+    # Four objects of at least file, link and folder each; visible from the link of the commit on,
     # so of all deaths only the one before the last fsync comes too late.
-    assert len(shown) > 9
+    assert len(shown) > 12
     assert shown == sorted(shown)
     assert sum(shown) == 2
 
@@ -336,14 +361,14 @@ def test_a_forget_that_deletes_files_during_the_checks_only_repeats_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish_rows(tmp_path, "prompts", prompts=[prompt("p1"), prompt("p2")])
-    run_checks = publishing._run_checks
+    run_checks = publishing.run_checks
 
     def meanwhile(*args: Any) -> None:
-        monkeypatch.setattr(publishing, "_run_checks", run_checks)
+        monkeypatch.setattr(publishing, "run_checks", run_checks)
         forget(tmp_path, ["p2"], by="me", why="asked")
         run_checks(*args)
 
-    monkeypatch.setattr(publishing, "_run_checks", meanwhile)
+    monkeypatch.setattr(publishing, "run_checks", meanwhile)
     rows = [prompt("p2"), prompt("p3")]
     publish_rows(tmp_path, "more", 0, prompts=rows, rollouts=[ROLLOUT])
     assert read_table(tmp_path, "prompts").column("prompt_id").to_pylist() == ["p1", "p3"]

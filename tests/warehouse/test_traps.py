@@ -26,10 +26,16 @@ import pyarrow.parquet as pq
 import pytest
 from boto3.s3.transfer import S3Transfer
 
-from tests.warehouse.builder import label, prompt, publish_rows, rollout, small_warehouse
+from tests.warehouse.builder import (
+    label,
+    prompt,
+    publish_rows,
+    rollout,
+    small_warehouse,
+    write_parquet,
+)
 from warehouse.catalog.catalog import connect, open_connection
 from warehouse.ledger.commits import LiveFile
-from warehouse.ledger.data_files import write_parquet
 from warehouse.ledger.ledger import Ledger
 from warehouse.ledger.reading import read_table
 from warehouse.publish import publish, read_staged
@@ -83,7 +89,7 @@ def test_3_the_first_file_does_not_decide_about_columns_and_types(tmp_path: Path
     )
     root = tmp_path / "w"
     publish_rows(root, "rollouts", 0, rollouts=[rollout(0, "p1"), rollout(0, "p2")])
-    old = LiveFile("labels", 0, "labels/round=0/old.parquet", 1, 0, "", schema_version=1)
+    old = LiveFile("labels", 0, "labels/round=0/old.parquet", 1, 0, "", schema_version=0)
     (root / old.path).parent.mkdir(parents=True)
     pq.write_table(narrow, root / old.path)  # as a version of long ago wrote it
     Ledger(open_store(root)).append("old", [old])

@@ -1,8 +1,8 @@
-"""A version of the warehouse as DuckDB views: one for each table, one for each query of `sql/`.
+"""A version of the warehouse as DuckDB views: one for each table, one for each of `sql/marts`.
 
 A version is pinned when the connection opens, so an audit keeps its rows while the night publishes.
-Tables come from the explicit file list of the ledger; the queries of `sql/` follow as views named
-for what one row is. Imports stay light: `roundhouse sql` starts in under a second.
+Tables come from the explicit file list of the ledger; the marts follow as views named for what one
+row is, whatever folder they lie in. Imports stay light: `roundhouse sql` starts in under a second.
 Not here: how the files of a table are read (ledger/reading.py), writing (publish.py).
 """
 
@@ -24,24 +24,11 @@ from warehouse.catalog.table_views import create_table_view, quote
 from warehouse.errors import WarehouseError
 from warehouse.ledger.commits import LiveFile
 from warehouse.ledger.ledger import Ledger, Snapshot
-from warehouse.ledger.reading import read_table
 from warehouse.schemas import TABLES
 from warehouse.store import open_store
 from warehouse.store.base import Store
 
-__all__ = [
-    "connect",
-    "create_functions",
-    "load_checks",
-    "load_query",
-    "lock_down",
-    "mentions",
-    "open_connection",
-    "query_names",
-    "read_table",
-    "view_columns",
-]
-_FOLDERS = ("", "audit", "questions")
+_FOLDERS = ("marts", "audit")
 
 
 def connect(
@@ -88,20 +75,23 @@ def open_views(
     # that reads it. Over empty tables of the same types that costs nothing.
     for name, live in by_table.items():
         if live:
-            create_table_view(con, store, name, live, is_beside_rollouts=True)
-    _comment(con, GRAINS | {name: _first_comment(sql) for name, sql in marts.items()})
+            create_table_view(con, store, name, live)
+    grains = GRAINS | {name: _first_comment(sql) for name, sql in marts.items()}
+    for name, text in grains.items():  # the tables have theirs
+        con.execute(f"comment on view {name} is {quote(text)}")
     con.execute("commit")
     return con
 
 
-def _comment(con: duckdb.DuckDBPyConnection, views: dict[str, str]) -> None:
-    """What a row is, for `views` (the tables have theirs), and what each column of each view is."""
-    statements = [f"comment on view {name} is {quote(text)};" for name, text in views.items()]
+def describe_columns(con: duckdb.DuckDBPyConnection) -> None:
+    """Comments every column of every view with what it is: for people, it takes a while."""
     descriptions = load_descriptions()
-    for name, columns in view_columns(con).items():
-        for column, sentence in descriptions.of(name, columns).items():
-            statements.append(f"comment on column {name}.{column} is {quote(sentence)};")
-    con.execute("".join(statements))
+    statements = [
+        f"comment on column {name}.{column} is {quote(sentence)};"
+        for name, columns in view_columns(con).items()
+        for column, sentence in descriptions.of(name, columns).items()
+    ]
+    con.execute("begin;" + "".join(statements) + "commit")
 
 
 def view_columns(con: duckdb.DuckDBPyConnection) -> dict[str, list[str]]:
@@ -165,6 +155,11 @@ def load_checks() -> dict[str, str]:
     return dict(_queries("checks"))
 
 
+def load_derivation(table: str) -> str:
+    """The SQL text of the query whose answer is stored as rows of `table`."""
+    return dict(_queries("tables"))[table]
+
+
 def mentions(sql: str, name: str) -> bool:
     """Whether the query reads the table or mart `name` (comments do not count)."""
     code = re.sub(r"--.*", "", sql)
@@ -172,18 +167,23 @@ def mentions(sql: str, name: str) -> bool:
 
 
 def _queries(*folders: str) -> Iterator[tuple[str, str]]:
+    """Name and text of the queries in these folders of `sql/` and in the folders within."""
     for folder in folders:
-        place: Traversable = resource_files("warehouse") / "sql" / folder
-        if not place.is_dir():
-            continue
-        for entry in sorted(place.iterdir(), key=lambda entry: entry.name):
-            if entry.name.endswith(".sql"):
-                yield entry.name.removesuffix(".sql"), entry.read_text(encoding="utf-8")
+        yield from _below(resource_files("warehouse") / "sql" / folder)
 
 
+def _below(place: Traversable) -> Iterator[tuple[str, str]]:
+    for entry in sorted(place.iterdir(), key=lambda entry: entry.name):
+        if entry.is_dir():
+            yield from _below(entry)
+        elif entry.name.endswith(".sql"):
+            yield entry.name.removesuffix(".sql"), entry.read_text(encoding="utf-8")
+
+
+@functools.cache
 def _marts_in_order() -> dict[str, str]:
     """The marts, each after those it reads; a query with a `$parameter` cannot be a view."""
-    marts = {name: sql for name, sql in _queries("") if "$" not in sql}
+    marts = {name: sql for name, sql in _queries("marts") if "$" not in sql}
     reads = {
         name: [other for other in marts if other != name and mentions(sql, other)]
         for name, sql in marts.items()

@@ -59,12 +59,3 @@ class Descriptions:
         model = self._own.get(own.get(_SAME_AS, ""), {})
         known = self._agreed | self._everywhere | model | own
         return {column: known[column] for column in columns if column in known}
-
-    def unused(self, columns: dict[str, Sequence[str]]) -> list[str]:
-        """Entries that describe no column of `columns` (name -> columns), as `name.column`."""
-        all_columns = {column for names in columns.values() for column in names}
-        left = [f"{_EVERYWHERE}.{c}" for c in self._everywhere if c not in all_columns]
-        for name, own in self._own.items():
-            there = {_SAME_AS, *columns.get(name, ())}
-            left += [f"{name}.{column}" for column in own if column not in there]
-        return left

@@ -27,38 +27,20 @@ _SQL_TYPES = {
     pa.float64(): "double",
     pa.timestamp("us", tz="UTC"): "timestamptz",
 }
-_PURPOSE_VERSION = 3
-_LOOK_UP_PURPOSE = """
-with stored as not materialized ({})
-from stored where purpose is not null
-union all by name
-select stored.* replace (rollouts.purpose as purpose)
-from stored left join rollouts on stored.rollout_id = rollouts.rollout_id
-where stored.purpose is null
-"""
 
 
 def create_table_view(
-    con: duckdb.DuckDBPyConnection,
-    store: Store,
-    name: str,
-    files: Sequence[LiveFile],
-    *,
-    is_beside_rollouts: bool = False,
+    con: duckdb.DuckDBPyConnection, store: Store, name: str, files: Sequence[LiveFile]
 ) -> None:
     """Creates the view of table `name` over `files` of `store`, or replaces it by one of its types.
 
-    No files make an empty table. Labels from before version 3 do not say their purpose; beside a
-    view of the rollouts it is looked up there.
+    No files make an empty table.
     """
     if files and store.local_path(files[0].path) is None:
         con.register(f"_remote_{name}", remote_dataset(store, name, files))
         query = f"from _remote_{name}"
     else:
         query = _local_query(con, store, name, files)
-    is_old = any(file.schema_version < _PURPOSE_VERSION for file in files)
-    if name == "labels" and is_old and is_beside_rollouts:
-        query = _LOOK_UP_PURPOSE.format(query)
     con.execute(f"create or replace view {name} as {query}")
     con.execute(f"comment on view {name} is {quote(TABLES[name].grain)}")
 

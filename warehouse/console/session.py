@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from warehouse.catalog.catalog import connect, load_query, lock_down, query_names
+from warehouse.catalog.catalog import connect, describe_columns, load_query, lock_down, query_names
 from warehouse.catalog.descriptions import load_descriptions
 from warehouse.catalog.table_views import quote
 from warehouse.console.answers import print_answer, write_answer
@@ -38,6 +38,7 @@ class Session:
     def __init__(self, root: str | Path, as_of: int | None = None) -> None:
         self._root = str(root)
         self.con = connect(root, as_of)
+        describe_columns(self.con)
         lock_down(self.con, root)
         self.queries = Queries(self.con)
         names = "select view_name, comment from duckdb_views() where not internal order by 1"

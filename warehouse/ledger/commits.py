@@ -15,9 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 
-# 2: `replace`. A commit without it is written as 1, so an older reader stops at the first forget
-# and not before.
-_FORMATS = (1, 2)
+_FORMAT = 1
 VACUUM = "vacuum"
 FORGET = "forget"
 OLDEST = "oldest"  # in the meta of a vacuum's commit: the oldest version it kept whole
@@ -60,8 +58,7 @@ def encode(commit: Commit) -> bytes:
     fields = asdict(commit) | {"committed_at": commit.committed_at.isoformat()}
     if not commit.replace:
         del fields["replace"]
-    about = {"format": 2 if commit.replace else 1, **fields}
-    return (json.dumps(about, indent=1) + "\n").encode()
+    return (json.dumps({"format": _FORMAT, **fields}, indent=1) + "\n").encode()
 
 
 @functools.lru_cache(maxsize=16_384)  # a night opens its ledger dozens of times
@@ -72,7 +69,7 @@ def decode(data: bytes, version: int) -> Commit:
     """
     try:
         fields = json.loads(data)
-        is_newer = fields.pop("format") not in _FORMATS
+        is_newer = fields.pop("format") != _FORMAT
         if not is_newer:
             replace = fields.pop("replace", {}).items()
             commit = Commit(

@@ -7,7 +7,6 @@ Not here: which rows may be written (publish.py), reading (reading.py).
 
 from __future__ import annotations
 
-import hashlib
 import re
 import tempfile
 import uuid
@@ -20,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from warehouse.files import file_sha256
 from warehouse.ledger.commits import LiveFile
 from warehouse.schemas import SCHEMA_VERSION, TABLES
 from warehouse.store.base import Store
@@ -27,12 +27,6 @@ from warehouse.store.disk_full import IN_TEMPORARY, IN_WAREHOUSE, naming_full_di
 
 MAX_BYTES = 256 << 20
 _PLAIN = re.compile(r"[a-z]+")
-
-
-def write_parquet(name: str, rows: pa.Table, path: Path) -> None:
-    """Writes conforming rows of table `name` as one file, whatever its size."""
-    with parquet_writer(name, str(path)) as writer:
-        writer.write_table(rows, TABLES[name].row_group_size)
 
 
 def put_rows(
@@ -67,7 +61,7 @@ def put_rows(
 def put_like(store: Store, file: LiveFile, rows: pa.Table) -> LiveFile:
     """Writes sorted rows with the columns of `file` as one file that may take its place.
 
-    It keeps the schema version too: what a version's files lack is looked up when they are read.
+    It keeps the schema version too, so that nothing is added to what an older version wrote.
     """
     with _local_file(store) as path:
         with (
@@ -174,14 +168,12 @@ def _folder(name: str, number: int | None, rows: pa.Table) -> str:
 
 
 def _describe(name: str, number: int | None, rows: pa.Table, path: Path) -> LiveFile:
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return LiveFile(
         table=name,
         round=number,
         path=f"{_folder(name, number, rows)}/{uuid.uuid4().hex}.parquet",
         rows=rows.num_rows,
         bytes=path.stat().st_size,
-        sha256=sha256,
+        sha256=file_sha256(path),
         schema_version=SCHEMA_VERSION,
     )

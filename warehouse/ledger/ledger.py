@@ -5,12 +5,11 @@ key of the work it did (`round=17/rewards`); a second commit under a key is refu
 same work again is safe. The live files at a version are the fold of all commits up to it: a glob
 never defines a table. Creating the commit file is the only commit point; what a killed publish
 leaves before it are orphans that nobody sees.
-Not here: what commits add up to (commits.py), writing data files (publish.py) or reading them.
+Not here: reading commit files (commit_files.py), what they add up to (commits.py), data files.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -19,12 +18,11 @@ from warehouse.errors import (
     AlreadyExists,
     AlreadyPublished,
     Conflict,
-    CorruptFile,
     ForgottenMeanwhile,
-    MissingFile,
     Vacuumed,
     WarehouseError,
 )
+from warehouse.ledger.commit_files import CommitFiles
 from warehouse.ledger.commits import (
     FORGET,
     OLDEST,
@@ -32,32 +30,11 @@ from warehouse.ledger.commits import (
     LiveFile,
     Replacements,
     dead_paths,
-    decode,
-    encode,
     live_files,
     vacuumed_by,
     writers,
 )
-from warehouse.schemas import SCHEMA_VERSION
 from warehouse.store.base import Store
-
-__all__ = [
-    "AlreadyPublished",
-    "Commit",
-    "Conflict",
-    "CorruptFile",
-    "ForgottenMeanwhile",
-    "Ledger",
-    "LiveFile",
-    "MissingFile",
-    "Vacuumed",
-]
-
-_FOLDER = "_ledger/"
-_NAME = re.compile(r"_ledger/(\d{10})\.json")
-_RECENT = 100  # commits: who is further behind reads the ledger anew
-# Root -> the bytes of the newest commit read, and all commits up to it.
-_REMEMBERED: dict[str, tuple[bytes, list[Commit]]] = {}
 
 
 class Snapshot(NamedTuple):
@@ -72,71 +49,16 @@ class Ledger:
     """The commits of one store. Commits are immutable, so those once read are remembered."""
 
     def __init__(self, store: Store) -> None:
-        self._store = store
-        self._known: list[Commit] = []
+        self._root = store.root
+        self._files = CommitFiles(store)
 
     def commits(self, as_of: int | None = None) -> list[Commit]:
-        """All commits up to version `as_of`, oldest first.
-
-        Raises CorruptFile for a gap, a stray name or unreadable JSON, WarehouseError for an `as_of`
-        that the ledger has not reached, and for files of a newer schema than this code knows.
-        """
-        if as_of is not None and 0 <= as_of < len(self._known):
-            return self._known[: as_of + 1]  # what is known needs no listing, a request on S3
-        names = self._store.list(_FOLDER)
-        if not self._known:
-            self._known = self._remembered(names)
-        for version, name in enumerate(names):
-            number = _number(name)
-            if not number:
-                raise CorruptFile(f"{self._store.root}: {name} does not belong into the ledger")
-            if int(number) != version:
-                raise CorruptFile(
-                    f"{self._store.root}: {_name(version)} is missing from the ledger; restore it "
-                    "from a backup, the versions after it cannot be read without it"
-                )
-        new = range(len(self._known), len(names))
-        for version, data in zip(new, self._store.get_many(names[new.start :]), strict=True):
-            commit = self._decode(version, data)
-            _refuse_newer(f"{self._store.root}: {_name(version)}", commit)
-            self._known.append(commit)
-        if len(new):
-            _REMEMBERED[self._store.root] = (data, list(self._known))
-        if as_of is None:
-            return list(self._known)
-        if not -1 <= as_of < len(self._known):
-            raise WarehouseError(
-                f"{self._store.root}: no version {as_of}; the last one is {len(self._known) - 1}"
-            )
-        return self._known[: as_of + 1]
-
-    def _remembered(self, names: Sequence[str]) -> list[Commit]:
-        """What this process has read of the ledger before, if its newest commit still stands there.
-
-        A night opens its ledger dozens of times, and a year has thousands of commits.
-        """
-        last, commits = _REMEMBERED.get(self._store.root, (b"", []))
-        name = _name(len(commits) - 1)
-        if not commits or name not in names[-_RECENT:] or self._store.get(name) != last:
-            return []
-        return list(commits)
+        """All commits up to version `as_of`, oldest first. Raises as CommitFiles.read does."""
+        return self._files.read(as_of)
 
     def damage(self) -> tuple[list[Commit], list[str]]:
         """The commits that can be read, and what is wrong with the others, one line each."""
-        names = self._store.list(_FOLDER)
-        wrong = [f"{name} does not belong into the ledger" for name in names if not _number(name)]
-        numbers = {int(number) for name in names if (number := _number(name))}
-        commits, expected = [], 0
-        for version in sorted(numbers):
-            if version > expected:
-                more = f", up to {_name(version - 1)}" if version > expected + 1 else ""
-                wrong.append(f"{_name(expected)} is missing{more}; restore it from a backup")
-            expected = version + 1
-            try:
-                commits.append(self._decode(version, self._store.get(_name(version))))
-            except CorruptFile as error:
-                wrong.append(str(error).removeprefix(f"{self._store.root}: "))
-        return commits, wrong
+        return self._files.damage()
 
     def head(self) -> int:
         """The newest version, -1 for an empty warehouse."""
@@ -157,7 +79,7 @@ class Ledger:
         Raises Vacuumed for a version that has lost files to a vacuum.
         """
         commits = self.commits(as_of)
-        replaced = Replacements(self._known)
+        replaced = Replacements(self._files.known)
         self._refuse_vacuumed(len(commits) - 1, replaced)
         return [
             file
@@ -175,7 +97,7 @@ class Ledger:
         Raises Vacuumed for a version that has lost files to a vacuum.
         """
         commits = self.commits(as_of)
-        replaced = Replacements(self._known)
+        replaced = Replacements(self._files.known)
         self._refuse_vacuumed(len(commits) - 1, replaced)
         files = list(live_files(commits, replaced).values())
         return Snapshot(commits, files, writers(commits, replaced))
@@ -196,8 +118,8 @@ class Ledger:
         commits = self.commits(as_of)
         missing = sorted(set(keys) - {commit.key for commit in commits})
         if missing:
-            raise WarehouseError(f"{self._store.root}: nothing is published under {missing[0]}")
-        replaced = Replacements(self._known)
+            raise WarehouseError(f"{self._root}: nothing is published under {missing[0]}")
+        replaced = Replacements(self._files.known)
         paths = {
             replaced.path(file.path)
             for commit in commits
@@ -257,7 +179,7 @@ class Ledger:
                 replace=dict(replace or {}),
             )
             try:
-                self._store.put(_name(version), encode(commit))
+                self._files.create(commit)
             except AlreadyExists:
                 continue
             return commit
@@ -281,46 +203,20 @@ class Ledger:
 
     def _refuse_later(self, key: str, seen: int | None, after: int | None) -> None:
         if seen is not None:
-            for commit in self._known[seen + 1 :]:
+            for commit in self._files.known[seen + 1 :]:
                 if commit.operation == FORGET:
                     raise ForgottenMeanwhile(
                         f"{key}: {commit.key} has forgotten prompts since version {seen}"
                     )
-        if after is not None and len(self._known) - 1 > after:
-            newest = self._known[-1]
+        if after is not None and len(self._files.known) - 1 > after:
+            newest = self._files.known[-1]
             raise Conflict(f"{key}: {newest.key} was committed since version {after}")
 
     def _refuse_vacuumed(self, version: int, replaced: Replacements) -> None:
-        vacuum = vacuumed_by(self._known, version, replaced)
+        vacuum = vacuumed_by(self._files.known, version, replaced)
         if vacuum is not None:
             raise Vacuumed(
-                f"{self._store.root}: version {version} cannot be read since "
+                f"{self._root}: version {version} cannot be read since "
                 f"{vacuum.committed_at:%Y-%m-%d %H:%M} UTC: its files were deleted by a vacuum "
                 f"(version {vacuum.version}); the oldest whole version is {vacuum.meta[OLDEST]}"
             )
-
-    def _decode(self, version: int, data: bytes) -> Commit:
-        try:
-            return decode(data, version)
-        except ValueError as error:
-            raise CorruptFile(f"{self._store.root}: {_name(version)} {error}") from error
-
-
-def _number(name: str) -> str:
-    """The digits in a commit file's name, nothing for any other name."""
-    match = _NAME.fullmatch(name)
-    return match[1] if match else ""
-
-
-def _refuse_newer(place: str, commit: Commit) -> None:
-    """Columns unknown here would be dropped without a word, and again by what is written on top."""
-    newest = max((file.schema_version for file in commit.add), default=0)
-    if newest > SCHEMA_VERSION:
-        raise WarehouseError(
-            f"{place} holds files of schema version {newest}, this roundhouse reads up to "
-            f"{SCHEMA_VERSION}; update roundhouse"
-        )
-
-
-def _name(version: int) -> str:
-    return f"{_FOLDER}{version:010d}.json"

@@ -9,7 +9,6 @@ Not here: taking the rows out (maintenance/forgetting.py).
 
 from __future__ import annotations
 
-import hashlib
 import json
 import unicodedata
 from collections.abc import Iterable, Mapping
@@ -19,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from warehouse.errors import WarehouseError
+from warehouse.files import text_sha256
 from warehouse.ledger.commits import FORGET, Commit
 
 PROMPTS = "prompts"  # in the meta of a forget's commit: hashes, separated by blanks
@@ -53,7 +53,7 @@ def normalise(text: str) -> str:
 
 def id_hash(identifier: str) -> str:
     """32 hex digits that stand for an id where the id itself must not be kept."""
-    return hashlib.sha256(identifier.encode()).hexdigest()[:32]
+    return text_sha256(identifier)[:32]
 
 
 def text_hash(messages: str) -> str:

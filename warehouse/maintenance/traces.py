@@ -27,8 +27,8 @@ from warehouse.store.base import Store
 
 # Prompts first: their texts find dead letters; then rollouts: their ids find rows of the others.
 SEARCHED = (
-    *("prompts", "rollouts", "labels", "rewards", "train_use", "preference_pairs", "gold"),
-    *("policy_logprobs", "dead_letters"),
+    *("prompts", "rollouts", "labels", "prompt_sums", "rewards", "train_use", "preference_pairs"),
+    *("gold", "policy_logprobs", "dead_letters"),
 )
 _SHORTEST_PROBE, _LONGEST_PROBE = 16, 100
 

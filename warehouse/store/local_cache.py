@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+from warehouse.files import text_sha256, whole_file
 from warehouse.store.s3_address import is_remote, parse_address
 
 
@@ -31,7 +31,7 @@ def local_folder(root: str) -> Path:
         return Path(root)
     at = parse_address(root)
     place = f"{at}?endpoint_url={at.endpoint_url or ''}"
-    return user_cache() / hashlib.sha256(place.encode()).hexdigest()[:16]
+    return user_cache() / text_sha256(place)[:16]
 
 
 class ObjectCache:
@@ -56,12 +56,8 @@ class ObjectCache:
     def keep(self, key: str, etag: str, data: bytes) -> None:
         """Keeps `data`; a folder that cannot be written is no failure, only slower."""
         path = self._path(key, etag)
-        with suppress(OSError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".new-")
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(hashlib.sha256(data).digest() + data)
-            Path(name).replace(path)
+        with suppress(OSError), whole_file(path) as fresh:
+            fresh.write_bytes(hashlib.sha256(data).digest() + data)
 
     def _path(self, key: str, etag: str) -> Path:
         return self._folder / f"{key}.{re.sub('[^A-Za-z0-9-]', '', etag)}"

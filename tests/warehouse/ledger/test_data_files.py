@@ -129,7 +129,7 @@ def test_the_older_of_two_schema_versions_does_not_decide_the_columns(tmp_path: 
     place = tmp_path / "rollouts" / "round=0" / "a.parquet"
     place.parent.mkdir(parents=True)
     pq.write_table(old, place)
-    file = LiveFile("rollouts", 0, "rollouts/round=0/a.parquet", 1, 0, "", schema_version=1)
+    file = LiveFile("rollouts", 0, "rollouts/round=0/a.parquet", 1, 0, "", schema_version=0)
     Ledger(open_store(tmp_path)).append("old", [file])
     publish_rows(tmp_path, "new", 1, rollouts=[rollout(1, "p1", dtype="float32")])
     rows = connect(tmp_path).sql("select round, dtype from rollouts order by round").fetchall()

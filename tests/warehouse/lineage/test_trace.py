@@ -17,6 +17,7 @@ from tests.warehouse.builder import (
     label,
     prompt,
     publish_rows,
+    put_copy,
     reward,
     rollout,
     round_row,
@@ -50,6 +51,10 @@ def number(round: int, metric: str, value: float, labeler: str | None = None) ->
 
 
 def two_nights(root: str | Path) -> None:
+    put_copy(_publish_two_nights, root)
+
+
+def _publish_two_nights(root: Path) -> None:
     """Policy-0 evaluated, a night that trains policy-1 on three rollouts (one left out), its
     evaluation with the night's row; then a later revision labels round 1's hold-out anew."""
     publish_rows(root, "prompts", prompts=[prompt("p1"), prompt("t1", purpose="train")])
@@ -214,7 +219,7 @@ def test_a_round_names_its_commits_policies_labelers_and_files(nights: Lineage) 
         "holdout": 1,
         "train": 3,
     }
-    assert len(found["files"]) == 8
+    assert len(found["files"]) == 9  # a table each, two of labels
     assert found["config"]["config"] == CONFIG
 
 

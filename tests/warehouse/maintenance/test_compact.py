@@ -107,7 +107,7 @@ def test_old_files_go_with_a_vacuum_and_the_prompt_with_a_forget(warehouse: Path
     for version in (head, None):
         labels = read_table(warehouse, "labels", keys=[LABELS], as_of=version)
         assert labels["prompt_id"].to_pylist() == ["p2"] * 3
-    assert len(vacuum(warehouse, keep_versions=1).expired) == 4
+    assert len(vacuum(warehouse, keep_versions=1).expired) == 5
     assert verify(warehouse, all_versions=True).problems == ()
 
 

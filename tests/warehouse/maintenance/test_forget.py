@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,28 +17,28 @@ from tests.warehouse.builder import (
     label,
     prompt,
     publish_rows,
+    put_copy,
     reward,
     rollout,
     small_warehouse,
 )
 from tests.warehouse.maintenance.test_vacuum import keys
-from tests.warehouse.test_schema_versions import OLD
 from warehouse.catalog.catalog import connect
 from warehouse.errors import CorruptFile, WarehouseError
-from warehouse.ledger.commits import FORGET
+from warehouse.ledger.commits import FORGET, LiveFile
 from warehouse.ledger.ledger import Ledger
 from warehouse.ledger.reading import read_table
 from warehouse.ledger.suppression import TrainedOnForgotten, forgotten, id_hash, text_hash
 from warehouse.maintenance.forgetting import forget
 from warehouse.maintenance.verify import verify
-from warehouse.schemas import TABLES
+from warehouse.schemas import TABLES, table_from_rows
 from warehouse.store import open_store
 
 SECRET = "My name is Jane Roe and I live at 7 Elm Street."
 SAY = {"by": "ann", "why": "asked by mail"}
 HOLDS_PROMPTS = (
-    *("prompts", "rollouts", "labels", "rewards", "train_use", "preference_pairs", "gold"),
-    *("policy_logprobs", "dead_letters"),
+    *("prompts", "rollouts", "labels", "prompt_sums", "rewards", "train_use", "preference_pairs"),
+    *("gold", "policy_logprobs", "dead_letters"),
 )
 
 
@@ -48,6 +48,10 @@ def used(of: dict[str, object], **columns: object) -> dict[str, object]:
 
 
 def fill(root: str | Path) -> None:
+    put_copy(_publish_filled, root)
+
+
+def _publish_filled(root: Path) -> None:
     """The small warehouse, and rows about prompt t1, whose text is the secret, in every table."""
     small_warehouse(root)
     turns = [{"role": "user", "content": SECRET}]
@@ -279,16 +283,35 @@ def test_a_damaged_file_stops_it_before_the_commit(warehouse: Path) -> None:
 
 
 def test_files_of_an_older_schema_version_keep_their_columns(tmp_path: Path) -> None:
-    """They lack what is looked up elsewhere for such files: the purpose of a label."""
-    old = Path(shutil.copytree(OLD, tmp_path / "old"))
-    query = "select purpose, count(*) from labels where prompt_id <> 'p1' group by all order by all"
-    before = connect(old).sql(query).fetchall()
-    forget(old, ["p1"], **SAY)
-    files = Ledger(open_store(old)).files()
-    assert {file.schema_version for file in files} == {1}
-    assert connect(old).sql(query).fetchall() == before
-    assert connect(old).sql("select * from labels where prompt_id = 'p1'").fetchall() == []
-    assert verify(old, all_versions=True).problems == ()
+    rows = [rollout(0, name) for name in ("p1", "p2")]
+    old = table_from_rows("rollouts", rows).drop_columns(["dtype"])
+    (tmp_path / "rollouts").mkdir()
+    pq.write_table(old, tmp_path / "rollouts" / "old.parquet")
+    data = (tmp_path / "rollouts" / "old.parquet").read_bytes()
+    sha256 = hashlib.sha256(data).hexdigest()
+    file = LiveFile("rollouts", 0, "rollouts/old.parquet", 2, len(data), sha256, schema_version=0)
+    Ledger(open_store(tmp_path)).append("old", [file])
+    forget(tmp_path, ["p1"], **SAY)
+    (left,) = Ledger(open_store(tmp_path)).files()
+    assert (left.schema_version, left.rows) == (0, 1)
+    assert "dtype" not in pq.read_schema(tmp_path / left.path).names
+    assert read_table(tmp_path, "rollouts")["rollout_id"].to_pylist() == ["0-p2-0"]
+    assert verify(tmp_path, all_versions=True).problems == ()
+
+
+def test_the_sums_of_scores_are_those_of_the_prompts_that_stay(warehouse: Path) -> None:
+    """Of .9 .2 | .6 .4 and .1 .2 | .3 .7 the second prompt's halves are left, in every version."""
+    head = Ledger(open_store(warehouse)).head()
+    forget(warehouse, ["p1"], **SAY)
+    for version in (head, None):
+        query = "select prompts, completions, mean_score from toxicity_by_round order by round"
+        means = connect(warehouse, version).sql(query).fetchall()
+        assert means == [(1, 2, pytest.approx(0.5)), (1, 2, pytest.approx(0.5))]
+        assert read_table(warehouse, "prompt_sums", as_of=version)[
+            "prompt_id"
+        ].unique().to_pylist() == ["p2"]
+    again = [label(rollout(1, "p2", k), 0.5, "other") for k in (0, 1)]
+    publish_rows(warehouse, "the check of all sums of the round", 1, labels=again)
 
 
 # Coming back

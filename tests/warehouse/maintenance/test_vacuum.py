@@ -29,10 +29,15 @@ TOMORROW = datetime.now(UTC) + timedelta(hours=25)
 
 
 def relabel(root: str, times: int = 1) -> list[str]:
-    """The labels of round 1 replaced by others, `times` over; the paths that no head reads."""
+    """The labels of round 1 replaced by others, `times` over; the paths that no head reads.
+
+    Each time two files: the labels and their sums.
+    """
     dead = []
     for number in range(times):
-        (old,) = Ledger(open_store(root)).files(table="labels", rounds=[1])
+        ledger = Ledger(open_store(root))
+        (old,) = ledger.files(table="labels", rounds=[1])
+        (sums,) = ledger.files(table="prompt_sums", rounds=[1])
         rows = [label(rollout(1, name, k), 0.5) for name in ("p1", "p2") for k in (0, 1)]
         publish(
             root,
@@ -41,7 +46,7 @@ def relabel(root: str, times: int = 1) -> list[str]:
             round=1,
             remove=[old.path],
         )
-        dead.append(old.path)
+        dead += [old.path, sums.path]
     return dead
 
 
@@ -65,15 +70,15 @@ def test_by_default_every_version_stays(store_root: str) -> None:
 def test_old_versions_go_and_say_since_when(store_root: str) -> None:
     small_warehouse(store_root)
     whole = Ledger(open_store(store_root)).head()
-    (dead,) = relabel(store_root)
+    dead = relabel(store_root)
     before = keys(store_root)
-    assert [e.key for e in vacuum(store_root, keep_versions=1, dry_run=True).expired] == [dead]
+    assert [e.key for e in vacuum(store_root, keep_versions=1, dry_run=True).expired] == dead
     assert keys(store_root) == before
     done = vacuum(store_root, keep_versions=1)
-    assert [entry.key for entry in done.expired] == [dead]
+    assert [entry.key for entry in done.expired] == dead
     assert done.version == whole + 2
     ledger_file = f"_ledger/{done.version:010d}.json"
-    assert keys(store_root) == (before - {dead}) | {ledger_file}
+    assert keys(store_root) == (before - {*dead}) | {ledger_file}
     assert verify(store_root, all_versions=True).problems == ()
     assert scores(store_root) == scores(store_root, whole + 1) == [0.5] * 4
     today = f"{datetime.now(UTC):%Y-%m-%d}"
@@ -89,7 +94,7 @@ def test_versions_within_the_retention_are_spared(warehouse: Path) -> None:
     whole = Ledger(open_store(root)).head()
     relabel(root, times=3)
     done = vacuum(root, keep_versions=3)
-    assert (done.oldest, len(done.expired)) == (whole + 1, 1)
+    assert (done.oldest, len(done.expired)) == (whole + 1, 2)
     assert [len(scores(root, version)) for version in range(whole + 1, whole + 4)] == [4, 4, 4]
     with pytest.raises(Vacuumed, match=f"oldest whole version is {whole + 1}"):
         scores(root, whole)
@@ -106,7 +111,7 @@ def test_a_retention_in_days_keeps_the_version_that_was_current_then(warehouse: 
     )  # fmt: skip
     assert just_before.oldest == len(commits) - 2
     at_head = vacuum(root, older_than=timedelta(0), dry_run=True)
-    assert (at_head.oldest, len(at_head.expired)) == (len(commits) - 1, 2)
+    assert (at_head.oldest, len(at_head.expired)) == (len(commits) - 1, 4)
     assert vacuum(root, older_than=timedelta(days=30), dry_run=True).expired == ()
 
 
@@ -200,11 +205,11 @@ vacuum({root!r}, keep_versions=1)
     killed = subprocess.run([sys.executable, "-c", script], env=dict(os.environ), check=False)
     assert killed.returncode == 9
     head = Ledger(open_store(root)).head()
-    assert len(set(dead) & keys(root)) == 3 - deletions
+    assert len(set(dead) & keys(root)) == 6 - deletions
     assert verify(root, all_versions=True).problems == ()
     assert scores(root) == [0.5] * 4
     done = vacuum(root)  # without a retention: the ledger says what was to go
-    assert len(done.leftovers) == 3 - deletions
+    assert len(done.leftovers) == 6 - deletions
     assert not set(dead) & keys(root)
     assert Ledger(open_store(root)).head() == head
 

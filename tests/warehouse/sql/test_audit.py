@@ -11,9 +11,7 @@ from tests.warehouse.sql import test_audit_labels, test_audit_rounds
 from tests.warehouse.sql.audit_builder import ask
 from warehouse.catalog.catalog import query_names
 
-NAMES = sorted(
-    entry.name.removesuffix(".sql") for entry in (files("warehouse") / "sql" / "audit").iterdir()
-)
+NAMES = sorted(path.stem for path in Path(str(files("warehouse") / "sql" / "audit")).rglob("*.sql"))
 
 
 @pytest.mark.parametrize("name", NAMES)

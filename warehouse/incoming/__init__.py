@@ -1,0 +1,1 @@
+"""What becomes of rows before they are written: derived, prepared, checked."""
