@@ -1,7 +1,6 @@
 """`roundhouse verify`, `vacuum`, `forget` and `compact`, one thin function each.
 
-Registered in cli.py; light to import. Not here: the work (warehouse.ledger.evidence, vacuum,
-forgetting, compaction).
+Registered in cli.py; light to import. Not here: the work (warehouse/maintenance).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.ppo_ways WAY FOLDER SHAPE    a line of JSON, the last on stdout
 
-Ways: `stage` is training.ppo_trainer.train_ppo, from a folder with a policy to a folder with the
+Ways: `stage` is training.ppo.trainer.train_ppo, from a folder with a policy to a folder with the
 next; `bare` is forward and backward over the same minibatches and nothing else; `trl` is TRL 1.12's
 PPOTrainer (ppo_trl_way.py), where that release stands first on PYTHONPATH.
 """

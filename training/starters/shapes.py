@@ -2,7 +2,7 @@
 
 A Llama for policy and judge, a RoBERTa for the reward, a DistilBERT for the metric: two classifiers
 that differ in architecture and tokenizer agree less where both are wrong. The label names are those
-that `labeling.config.STARTER_LABELS` maps.
+that `labeling.labelers.config.STARTER_LABELS` maps.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Every formula of training/ppo/formulas.py by its definition, token by token, in plain Python.
 
 Rounds are random, with rubbish at padding; below them, examples worked out by hand that
-test_ppo.py has not.
+test_formulas.py has not.
 """
 
 from __future__ import annotations
