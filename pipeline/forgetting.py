@@ -31,7 +31,7 @@ class Forgotten:
 def forget_prompts(
     root: str, prompt_ids: Iterable[str], *, by: str, why: str, dry_run: bool = False
 ) -> Forgotten:
-    """Forgets prompts in tables and answer file; see warehouse.maintenance.forgetting.forget for the errors."""
+    """Forgets prompts in tables and answer file; errors are those of warehouse.maintenance."""
     found: set[str] = set()
 
     def forget_kept(traces: Traces) -> None:

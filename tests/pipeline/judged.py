@@ -77,6 +77,7 @@ def config(root: Path, judging: Judges, *sets: str, model: str = "m-1") -> RunCo
         [
             f"warehouse={root}",
             "gate.sentinels=none",
+            "policy.starter_budget=tiny",
             f"labelers={[api, metric]}".replace("None", "null").replace("True", "true"),
             "reward={recipe: weighted, terms: {api: {weight: 1.0, value: score}}}",
             *sets,
