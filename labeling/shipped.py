@@ -12,17 +12,17 @@ from typing import ClassVar, Self
 
 import pyarrow as pa
 import yaml
-from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
+from pydantic import PrivateAttr, ValidationError
 
 from labeling.errors import Misconfigured, one_line
+from labeling.section import Section
 from warehouse.files import text_sha256
 from warehouse.schemas import table_from_rows
 
 
-class ShippedFile(BaseModel):
+class ShippedFile(Section):
     """What stands in a file; `kind` is the template's, `folder` where the shipped ones lie."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     kind: ClassVar[str]
     folder: ClassVar[str]
 

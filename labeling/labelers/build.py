@@ -16,7 +16,7 @@ from labeling.errors import Misconfigured
 from labeling.judges.asking import WORDING_SHA256
 from labeling.judges.config import JudgeConfig
 from labeling.judges.prompt import PROMPT_VERSION, REASONS_SHA256
-from labeling.judges.rubric import Rubric, load_rubric
+from labeling.judges.rubric import Rubric
 from labeling.judges.score import MOST_BRACKET
 from labeling.judges.verdict import VERDICT_VERSION
 from labeling.label import PARSER_VERSION
@@ -159,7 +159,7 @@ def _model_of(config: LabelerConfig, resolve: Callable[[str], str]) -> ModelIden
 
 def rubric_of(config: JudgeConfig) -> Rubric:
     """The judge's rubric, which must measure what the judge is for. Raises Misconfigured."""
-    rubric = load_rubric(config.rubric)
+    rubric = Rubric.load(config.rubric)
     if rubric.is_pairwise != (config.mode == "pairwise"):
         raise Misconfigured(
             f"labelers.{config.name}.rubric: {config.rubric} "

@@ -161,34 +161,16 @@ class ClassifierLabeler:
             if done is None:
                 own = places[index]
                 worst = max(own, key=badness.__getitem__)
-                done = self._measurement(
-                    finite[worst],
-                    odds=raw[worst],
-                    score=scores[worst],
-                    logits=outputs[worst],
-                    lengths=[len(windows[place]) for place in own],
+                done = Measurement(
+                    status="ok" if finite[worst] else "non_finite",
+                    score=scores[worst] if finite[worst] else None,
+                    score_raw=raw[worst] if finite[worst] else None,
+                    raw_output=logits_json(self._map.names, outputs[worst]),
+                    window_count=len(own),
+                    input_tokens=sum(len(windows[place]) for place in own),
                 )
             joined.append(done)
         return joined
-
-    def _measurement(
-        self,
-        is_finite: bool,
-        *,
-        odds: float,
-        score: float,
-        logits: list[float],
-        lengths: list[int],
-    ) -> Measurement:
-        """What the worst of a text's windows showed."""
-        return Measurement(
-            status="ok" if is_finite else "non_finite",
-            score=score if is_finite else None,
-            score_raw=odds if is_finite else None,
-            raw_output=logits_json(self._map.names, logits),
-            window_count=len(lengths),
-            input_tokens=sum(lengths),
-        )
 
     def _encode(self, texts: list[str | None]) -> list[list[int]]:
         """Token ids without marks; marks that stand in a text stay text."""

@@ -14,12 +14,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
+from labeling.engines.tokens import Floats
 from labeling.errors import Misconfigured
 from warehouse.files import text_sha256
-
-Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -60,16 +60,9 @@ class RewardModelLabeler:
 
     def label(self, subjects: pa.Table, progress: Progress | None = None) -> pa.Table:
         """See Labeler.label."""
-        found: list[Measurement | None] = []
-        prompts: dict[int, RenderedPrompt] = {}
-        rows = zip(
-            decoded_texts(subjects["messages"]), decoded_texts(subjects["completion"]), strict=True
-        )
-        for index, (messages, completion) in enumerate(rows):
-            prompt = self._prompt(messages, completion)
-            found.append(prompt if isinstance(prompt, Measurement) else None)
-            if isinstance(prompt, RenderedPrompt):
-                prompts[index] = prompt
+        texts = [decoded_texts(subjects[name]) for name in ("messages", "completion")]
+        found = [self._prompt(*row) for row in zip(*texts, strict=True)]
+        prompts = {i: it for i, it in enumerate(found) if isinstance(it, RenderedPrompt)}
         if progress is not None and len(prompts) < len(found):
             progress(len(found) - len(prompts))
         order = list(prompts)
@@ -83,7 +76,8 @@ class RewardModelLabeler:
                 found[index] = self._measurement(prompts[index], logit)
             if progress is not None:
                 progress(len(chosen))
-        return label_rows(self.identity, subjects, [m for m in found if m is not None])
+        measured = [it for it in found if isinstance(it, Measurement)]
+        return label_rows(self.identity, subjects, measured)
 
     def template_rows(self) -> pa.Table:
         """The chat template, which is what the model is asked."""

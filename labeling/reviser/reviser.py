@@ -25,7 +25,7 @@ from labeling.errors import Misconfigured
 from labeling.judges.attempts import attempt_rows, storable
 from labeling.judges.calls import ask_and_repair, written_request
 from labeling.judges.prompt import PROMPT_VERSION, nonce_of
-from labeling.judges.rubric import Principle, Rubric, load_rubric
+from labeling.judges.rubric import Principle, Rubric
 from labeling.label import UNREADABLE, LabelIdentity, Measurement, decoded_texts
 from labeling.reviser.config import RevisionConfig
 from labeling.reviser.wording import (
@@ -45,7 +45,7 @@ KIND, CRITERION = "reviser", "revised"
 
 def load_constitution(config: RevisionConfig) -> Rubric:
     """The rubric whose principles are drawn from, with only the chosen ones. Misconfigured."""
-    rubric = load_rubric(config.constitution)
+    rubric = Rubric.load(config.constitution)
     names = [principle.name for principle in rubric.principles]
     if not names:
         raise Misconfigured(f"revision.constitution: {config.constitution} has no principles")

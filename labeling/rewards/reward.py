@@ -113,7 +113,8 @@ def compute_rewards(
         for name, term in config.terms.items()
     ]
     usable = np.stack([term.usable for term in terms], axis=1)
-    z = _z_scores(terms, usable)
+    z = np.stack([(term.values - term.scale.mean) / term.scale.sd for term in terms], axis=1)
+    z = np.where(usable, z, 0.0)
     weights, tokens = _weights(config, z, usable), _tokens(rollouts, config)
     contributions = np.where(usable, weights * z, 0.0)
     reasons = exclusions(terms, usable, required, _further_reasons(config, usable, tokens))
@@ -141,12 +142,6 @@ def _identity(rollouts: pa.Table, config: RewardConfig, scale: RewardScale) -> d
         "recipe": pa.repeat(config.recipe, rollouts.num_rows),
         "recipe_sha256": pa.repeat(recipe_sha256(config, scale), rollouts.num_rows),
     }
-
-
-def _z_scores(terms: list[Term], usable: Bools) -> Floats:
-    """[rollouts, terms]; 0 where there is no usable label."""
-    z = np.stack([(term.values - term.scale.mean) / term.scale.sd for term in terms], axis=1)
-    return np.where(usable, z, 0.0)
 
 
 def _clipped(contributions: Floats, penalties: list[Penalty], clip: float) -> Floats:

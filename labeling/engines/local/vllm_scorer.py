@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from labeling.engines.local.vllm import load_vllm
+from labeling.engines.config import VllmEngineConfig
+from labeling.engines.local.vllm import load_judge
+from labeling.engines.model_identity import ModelIdentity
 
 
 class VllmScorer:
@@ -17,26 +19,10 @@ class VllmScorer:
 
     name = "vllm"
 
-    def __init__(
-        self,
-        model: str,
-        *,
-        device: str,
-        revision: str | None = None,
-        dtype: str = "auto",
-        max_model_len: int | None = None,
-        gpu_memory_utilization: float = 0.9,
-    ) -> None:
+    def __init__(self, config: VllmEngineConfig, model: ModelIdentity, device: str) -> None:
         import vllm
 
-        options: dict[str, Any] = {}
-        if revision is not None:
-            options |= {"revision": revision, "tokenizer_revision": revision}
-        if device != "cpu":
-            options["gpu_memory_utilization"] = gpu_memory_utilization
-        self._llm: Any = load_vllm(
-            model, device=device, dtype=dtype, max_model_len=max_model_len, **options
-        )
+        self._llm: Any = load_judge(config, model, device)
         self.version = vllm.__version__
         self.device = device
         model_config = self._llm.llm_engine.model_config
