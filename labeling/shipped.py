@@ -42,14 +42,7 @@ class ShippedFile(Section):
 
     def template_rows(self) -> pa.Table:
         """The file as one row of table `templates`."""
-        row: dict[str, object] = {
-            "template_sha256": self.sha256,
-            "kind": self.kind,
-            "name": self.name,
-            "version": self.version,
-            "text": self.text,
-        }
-        return table_from_rows("templates", [row])
+        return template_row(self.kind, self.name, self.version, self.text)
 
     @classmethod
     def load(cls, name: str) -> Self:
@@ -72,6 +65,18 @@ class ShippedFile(Section):
             ) from error
         found._text = text
         return found
+
+
+def template_row(kind: str, name: str, version: str, text: str) -> pa.Table:
+    """One row of table `templates`, under the hash of its text."""
+    row: dict[str, object] = {
+        "template_sha256": text_sha256(text),
+        "kind": kind,
+        "name": name,
+        "version": version,
+        "text": text,
+    }
+    return table_from_rows("templates", [row])
 
 
 def _explained(error: ValidationError) -> str:

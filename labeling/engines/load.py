@@ -16,8 +16,7 @@ from labeling.engines.config import (
 )
 from labeling.engines.model_identity import ModelIdentity, loading
 from labeling.engines.prices import GIVEN, Price, known_batch_share, known_price
-from labeling.engines.remote.dispatch import Limits
-from labeling.engines.remote.shared_limits import Account
+from labeling.engines.remote.shared_limits import Account, Limits
 from labeling.errors import Misconfigured
 
 

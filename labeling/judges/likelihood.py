@@ -125,7 +125,10 @@ class JudgeLabeler:
     def _identity(
         self, model: ModelIdentity, revision: str, tokenizer_hash: str | None, seed: int
     ) -> LabelIdentity:
+        from transformers import AutoConfig
+
         config, rubric, engine = self._config, self._rubric, self._engine
+        settings: Any = AutoConfig.from_pretrained(model.location, revision=model.commit)
         return LabelIdentity(
             labeler=config.name,
             revision=revision,
@@ -138,7 +141,7 @@ class JudgeLabeler:
             backend_version=engine.version,
             score_method="logprob_expectation",
             score_scale=rubric.scale,
-            family=_family(model),
+            family=settings.model_type,
             tokenizer_sha256=tokenizer_hash,
             device=engine.device,
             dtype=engine.dtype,
@@ -229,10 +232,3 @@ def measure(
         return found
     expected = math.fsum(v * p for v, p in zip(rubric.values, shares, strict=True))
     return replace(found, status="ok", score=rubric.share(expected), score_raw=expected)
-
-
-def _family(model: ModelIdentity) -> str:
-    from transformers import AutoConfig
-
-    family: str = AutoConfig.from_pretrained(model.location, revision=model.commit).model_type
-    return family

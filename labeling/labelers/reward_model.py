@@ -26,8 +26,8 @@ from labeling.labelers.config import RewardModelConfig
 from labeling.labelers.forward import load_classifier, torch_forward
 from labeling.labelers.label_map import logits_json
 from labeling.labelers.reward_prompt import DialogueBuilder
+from labeling.shipped import template_row
 from warehouse.files import text_sha256
-from warehouse.schemas import table_from_rows
 
 Progress = Callable[[int], None]
 
@@ -81,14 +81,8 @@ class RewardModelLabeler:
 
     def template_rows(self) -> pa.Table:
         """The chat template, which is what the model is asked."""
-        row: dict[str, object] = {
-            "template_sha256": self._template_sha256,
-            "kind": "chat template",
-            "name": self.identity.template,
-            "version": self._template_sha256[:8],
-            "text": self._builder.template,
-        }
-        return table_from_rows("templates", [row])
+        name, version = f"{self._config.name}-template", self._template_sha256[:8]
+        return template_row("chat template", name, version, self._builder.template)
 
     def close(self) -> None:
         """Drops the model."""

@@ -37,8 +37,8 @@ from labeling.reviser.wording import (
     template_sha256,
     template_text,
 )
+from labeling.shipped import template_row
 from warehouse.files import text_sha256
-from warehouse.schemas import table_from_rows
 
 KIND, CRITERION = "reviser", "revised"
 
@@ -165,14 +165,8 @@ class Reviser:
 
     def template_rows(self) -> pa.Table:
         """What shaped the revisions: the wording and the principles."""
-        row: dict[str, object] = {
-            "template_sha256": self.identity.template_sha256,
-            "kind": "revision",
-            "name": self._constitution.name,
-            "version": self._constitution.version,
-            "text": template_text(self._constitution),
-        }
-        return table_from_rows("templates", [row])
+        shown = self._constitution
+        return template_row("revision", shown.name, shown.version, template_text(shown))
 
     def close(self) -> None:
         """Closes the engine."""

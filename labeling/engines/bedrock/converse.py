@@ -20,8 +20,8 @@ from typing import Any
 from labeling.engines.bedrock.aws import aws_client
 from labeling.engines.chat import ChatAnswer, ChatRequest
 from labeling.engines.config import BedrockEngineConfig
-from labeling.engines.prices import Budget, Price
-from labeling.engines.remote.dispatch import Call, Dispatcher, Limits
+from labeling.engines.prices import Price
+from labeling.engines.remote.dispatch import Call, Dispatcher
 from labeling.engines.remote.failures import (
     REFUSES_EVERYBODY,
     CallFailed,
@@ -29,6 +29,7 @@ from labeling.engines.remote.failures import (
     lost,
     malformed,
 )
+from labeling.engines.remote.shared_limits import Limits
 from labeling.errors import LabelingError, Misconfigured
 
 _STATUSES = {
@@ -60,17 +61,13 @@ class BedrockChatEngine:
             config, "bedrock-runtime", retries=0, endpoint_url=config.endpoint_url
         )
         self._dispatcher = Dispatcher(limits, price)
+        self.budget = self._dispatcher.budget  # for whoever spends from it too
 
     def complete(
         self, requests: Sequence[ChatRequest], done: Callable[[ChatAnswer], None] | None = None
     ) -> list[ChatAnswer]:
         """See ChatEngine.complete."""
         return self._dispatcher.complete(requests, self._open, done)
-
-    @property
-    def budget(self) -> Budget:
-        """Of this engine, for whoever spends from it too."""
-        return self._dispatcher.budget
 
     def close(self) -> None:
         """Closes the connections; leaves the shared limits."""

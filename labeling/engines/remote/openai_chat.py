@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from labeling.engines.chat import ChatAnswer, ChatRequest
 from labeling.engines.config import OpenAIEngineConfig
 from labeling.engines.prices import Price
-from labeling.engines.remote.dispatch import Call, Dispatcher, Limits
+from labeling.engines.remote.dispatch import Call, Dispatcher
 from labeling.engines.remote.failures import (
     REFUSES_EVERYBODY,
     CallFailed,
@@ -26,6 +26,7 @@ from labeling.engines.remote.failures import (
     lost,
     malformed,
 )
+from labeling.engines.remote.shared_limits import Limits
 from labeling.errors import LabelingError, Misconfigured
 
 if TYPE_CHECKING:

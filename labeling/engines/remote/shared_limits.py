@@ -47,6 +47,20 @@ class Account:
     budget_usd: float | None = None
 
 
+@dataclass(frozen=True)
+class Limits:
+    """What all calls of an engine share. Slots and retries are counts; None: no limit.
+
+    `account`: shared with other processes; None: with none.
+    """
+
+    max_in_flight: int
+    tokens_per_minute: int | None
+    budget_usd: float | None
+    max_retries: int
+    account: Account | None = None
+
+
 class AccountFile:
     """One worker's access to one account; any thread may use it, one at a time."""
 
@@ -222,18 +236,14 @@ class SharedRate(TokenRate):
         con.execute("update accounts set free_at = ? where account = ?", [free_at, self._name])
 
 
-def budget_and_rate(
-    usd: float | None,
-    price: Price | None,
-    per_minute: int | None,
-    slots: int,
-    account: Account | None,
-) -> tuple[Budget, TokenRate]:
+def budget_and_rate(limits: Limits, price: Price | None) -> tuple[Budget, TokenRate]:
     """Of the account, or without one of this process. Raises ValueError as Budget does."""
+    usd, account, per_minute = limits.budget_usd, limits.account, limits.tokens_per_minute
     if account is None:
         return Budget(usd, price), TokenRate(per_minute)
     file = AccountFile(account)
-    return SharedBudget(usd, price, slots, account, file), SharedRate(per_minute, account, file)
+    budget = SharedBudget(usd, price, limits.max_in_flight, account, file)
+    return budget, SharedRate(per_minute, account, file)
 
 
 def _sums(con: sqlite3.Connection, *accounts: str) -> tuple[float, float]:
