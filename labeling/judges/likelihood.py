@@ -23,14 +23,13 @@ from labeling.engines.tokens import tokenizer_sha256
 from labeling.engines.untrusted import UnfitPrompt
 from labeling.errors import LabelingError
 from labeling.judges.config import JudgeConfig
-from labeling.judges.prompt import PromptBuilder, RenderedPrompt, Shown, nonce_of
+from labeling.judges.prompt import PromptBuilder, RenderedPrompt, Shown, judged_texts, nonce_of
 from labeling.judges.rubric import Principle, Rubric
 from labeling.label import (
     UNREADABLE,
     LabelIdentity,
     LabelLogprob,
     Measurement,
-    decoded_texts,
     label_rows,
 )
 
@@ -70,9 +69,7 @@ class JudgeLabeler:
         rationales: list[str | None] = [None] * subjects.num_rows
         rollouts = subjects["rollout_id"].to_pylist()
         principles = [self._rubric.draw_principle(rollout, self._seed) for rollout in rollouts]
-        texts = [decoded_texts(subjects[name]) for name in ("messages", "completion")]
-        is_pair = "second" in subjects.column_names
-        texts.append(decoded_texts(subjects["second"]) if is_pair else [""] * len(rollouts))
+        texts = judged_texts(subjects)
         found = [self._prompt(*row) for row in zip(principles, *texts, strict=True)]
         prompts = {i: it for i, it in enumerate(found) if isinstance(it, RenderedPrompt)}
         if progress is not None and len(prompts) < subjects.num_rows:

@@ -14,7 +14,6 @@ from dataclasses import replace
 
 from labeling.engines.chat import ChatAnswer, ChatRequest
 from labeling.engines.prices import estimated_tokens
-from labeling.judges.asking import shown_text
 from labeling.judges.attempts import Attempt, storable
 from labeling.judges.likelihood import measure
 from labeling.judges.prompt import RenderedPrompt
@@ -36,16 +35,17 @@ def unread(request: ChatRequest, answer: ChatAnswer) -> Measurement:
     detail = answer.error_message
     if not is_known and answer.status != "ok":
         detail = f"the engine gave the answer status {answer.status!r}"
+    asked = json.dumps([dict(message) for message in request.messages], ensure_ascii=False)
     read, wrote = answer.input_tokens, answer.output_tokens
     if answer.text is not None:
-        asked = [message["content"] for message in request.messages]
-        read = estimated_tokens(*asked) if read is None else read
+        contents = [message["content"] for message in request.messages]
+        read = estimated_tokens(*contents) if read is None else read
         wrote = estimated_tokens(answer.text) if wrote is None else wrote
     return Measurement(
         answer.status if is_known else "error",
         raw_output=None if answer.text is None else storable(answer.text),
         status_detail=detail and storable(detail),
-        rendered_prompt=shown_text(request.messages),
+        rendered_prompt=asked,
         input_tokens=read,
         output_tokens=wrote,
     )

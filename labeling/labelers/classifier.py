@@ -118,7 +118,7 @@ class ClassifierLabeler:
 
     def _measure(self, texts: list[str | None], progress: Progress | None) -> list[Measurement]:
         """One measurement per text, in order."""
-        found: list[Measurement | None] = [_unreadable(text) for text in texts]
+        found = [_unreadable(text) for text in texts]
         readable = [index for index, done in enumerate(found) if done is None]
         windows: list[list[int]] = []
         owners: list[int] = []
@@ -127,7 +127,9 @@ class ClassifierLabeler:
             if not own:
                 found[index] = Measurement("empty", status_detail="no token survives tokenization")
             elif len(own) > self._config.max_windows:
-                found[index] = _too_long(len(ids), len(own), self._config.max_windows)
+                most = self._config.max_windows
+                detail = f"{len(ids)} tokens make {len(own)} windows; max_windows is {most}"
+                found[index] = Measurement("too_long", status_detail=detail, input_tokens=len(ids))
             else:
                 windows += own
                 owners += [index] * len(own)
@@ -210,8 +212,3 @@ def _unreadable(text: str | None) -> Measurement | None:
     if text is None:
         return UNREADABLE
     return None if text.strip() else Measurement("empty")
-
-
-def _too_long(tokens: int, windows: int, most: int) -> Measurement:
-    detail = f"{tokens} tokens make {windows} windows; max_windows is {most}"
-    return Measurement("too_long", status_detail=detail, input_tokens=tokens)

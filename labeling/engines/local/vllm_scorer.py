@@ -33,15 +33,9 @@ class VllmScorer:
         self, prompts: Sequence[list[int]], label_ids: Sequence[int]
     ) -> list[list[float]]:
         """See ScoreEngine.label_logprobs."""
-        from vllm import SamplingParams, TokensPrompt
-
-        if not prompts:
-            return []
-        parameters = SamplingParams(
-            temperature=0.0, max_tokens=1, logprob_token_ids=list(label_ids), detokenize=False
+        outputs = self._generate(
+            prompts, max_tokens=1, logprob_token_ids=list(label_ids), detokenize=False
         )
-        requests = [TokensPrompt(prompt_token_ids=list(ids)) for ids in prompts]
-        outputs = self._llm.generate(requests, parameters, use_tqdm=False)
         return [
             [float(output.outputs[0].logprobs[0][token].logprob) for token in label_ids]
             for output in outputs
@@ -49,14 +43,17 @@ class VllmScorer:
 
     def write(self, prompts: Sequence[list[int]], max_tokens: int) -> list[str]:
         """See ScoreEngine.write."""
+        outputs = self._generate(prompts, max_tokens=max_tokens)
+        return [output.outputs[0].text for output in outputs]
+
+    def _generate(self, prompts: Sequence[list[int]], **sampling: Any) -> list[Any]:
         from vllm import SamplingParams, TokensPrompt
 
         if not prompts:
             return []
-        parameters = SamplingParams(temperature=0.0, max_tokens=max_tokens)
         requests = [TokensPrompt(prompt_token_ids=list(ids)) for ids in prompts]
-        outputs = self._llm.generate(requests, parameters, use_tqdm=False)
-        return [output.outputs[0].text for output in outputs]
+        parameters = SamplingParams(temperature=0.0, **sampling)
+        return list(self._llm.generate(requests, parameters, use_tqdm=False))
 
     def close(self) -> None:
         """Drops the engine."""

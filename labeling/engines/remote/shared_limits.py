@@ -21,8 +21,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from labeling.engines.chat import BudgetSpent, ChatRequest
-from labeling.engines.prices import Budget, Price, TokenRate, worst_cost
+from labeling.engines.chat import BudgetSpent
+from labeling.engines.prices import Budget, Price, TokenRate
 
 LEASE_SECONDS = 30.0  # a worker that has not renewed for so long is dead
 _BUSY_SECONDS = 60.0
@@ -159,10 +159,6 @@ class SharedBudget(Budget):
         """USD, of all workers and rounds of the file for this account."""
         with self._file.change() as con:
             return _sums(con, self._account.name)[0]
-
-    def promise(self, request: ChatRequest) -> float | None:
-        """See Budget.promise; also None where all slots are taken."""
-        return self.set_aside(0.0 if self._price is None else worst_cost(self._price, request))
 
     def set_aside(self, worst: float) -> float | None:
         """See Budget.set_aside; also None where all slots are taken."""

@@ -14,7 +14,7 @@ from labeling.engines.chat import PaidWork
 from labeling.errors import LabelingError
 from labeling.judges.rubric import Rubric
 from labeling.reviser.config import RevisionConfig
-from labeling.reviser.reviser import build_reviser, load_constitution, reviser_revision
+from labeling.reviser.reviser import Reviser, load_constitution, reviser_revision
 from labeling.reviser.wording import Revision, is_changed, read_revision
 from tests.labeling.chat_server import ChatServer, serving
 from tests.labeling.subjects import subjects
@@ -81,7 +81,7 @@ def rows_of(
     server: ChatServer, texts: list[str], paid: PaidWork | None = None, **keys: Any
 ) -> list[dict[str, Any]]:
     config = configured(server, **keys)
-    reviser = build_reviser(
+    reviser = Reviser(
         config, recipe="r1", device="cpu", seed=0, resolve=lambda model: model, paid=paid
     )
     table = reviser.revise(subjects(texts))
@@ -198,7 +198,7 @@ def test_a_text_that_cannot_be_shown_costs_no_call_and_no_neighbour(serve: Serve
     table = subjects(["Go away.", "Go home."])
     broken = table.set_column(5, "messages", [["not json", table["messages"][1].as_py()]])
     config = configured(server)
-    reviser = build_reviser(config, recipe="r", device="cpu", seed=0, resolve=str)
+    reviser = Reviser(config, recipe="r", device="cpu", seed=0, resolve=str)
     done: list[int] = []
     rows = reviser.revise(broken, done.append).to_pylist()
     reviser.close()
