@@ -13,7 +13,7 @@ import os
 import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from importlib import metadata
 from types import MappingProxyType
@@ -207,19 +207,7 @@ def label_keys(
 def _measured(measurements: Sequence[Measurement]) -> dict[str, object]:
     """The columns that a measurement fills."""
     columns: dict[str, object] = {
-        name: [getattr(m, name) for m in measurements]
-        for name in (
-            "status",
-            "score",
-            "score_raw",
-            "raw_output",
-            "label_mass",
-            "entropy",
-            "rendered_prompt",
-            "window_count",
-            "input_tokens",
-            "output_tokens",
-        )
+        field.name: [getattr(m, field.name) for m in measurements] for field in fields(Measurement)
     }
     columns["status_detail"] = [
         m.status_detail and m.status_detail[:_MESSAGE_LENGTH] for m in measurements

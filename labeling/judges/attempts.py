@@ -51,8 +51,6 @@ def attempt_rows(
 
     A rollout that stands twice among the subjects gets two labels that differ in `sample_index`.
     """
-    if not len(attempts) == len(principles) == subjects.num_rows:
-        raise ValueError(f"{len(attempts)} lists of attempts for {subjects.num_rows} subjects")
     flat = [attempt for row in attempts for attempt in row]
     places = [index for index, row in enumerate(attempts) for _ in row]
     columns = _keys(identity, subjects["rollout_id"].to_pylist(), attempts, principles)

@@ -31,8 +31,7 @@ class LabelMap:
     @property
     def sha256(self) -> str:
         """Identity of the map: order, names, scores, activation."""
-        parts = [self.names, self.scores, self.activation]
-        return text_sha256(json.dumps(parts))
+        return text_sha256(json.dumps([self.names, self.scores, self.activation]))
 
     @property
     def method(self) -> str:

@@ -210,8 +210,7 @@ def _identity(place: Sequence[object], request: ChatRequest) -> str:
     """64 hex digits of all that the endpoint is told; `key` is the caller's own."""
     told = {name: value for name, value in vars(request).items() if name != "key"}
     told["messages"] = [dict(message) for message in request.messages]
-    text = json.dumps([*place, told], sort_keys=True)
-    return text_sha256(text)
+    return text_sha256(json.dumps([*place, told], sort_keys=True))
 
 
 def _again(answer: ChatAnswer, key: str) -> ChatAnswer:
