@@ -12,10 +12,12 @@ import math
 import os
 import platform
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from importlib import metadata
+from types import MappingProxyType
+from typing import Any
 
 import pyarrow as pa
 
@@ -134,34 +136,30 @@ def label_rows(
     identity: LabelIdentity,
     subjects: pa.Table,
     measurements: Sequence[Measurement],
-    *,
-    attempt: int = 0,
-    principles: Sequence[str | None] | None = None,
-    rationales: Sequence[str | None] | None = None,
+    own: Mapping[str, Sequence[Any]] = MappingProxyType({}),
 ) -> pa.Table:
     """One final row of table `labels` per subject, in the order of `subjects`.
 
     A rollout that stands twice among the subjects gets two rows that differ in `sample_index`.
-    `principles` (names) and `rationales`: one per subject, by default none.
+    `own`: further columns, or other values for some; `principle` (names) is part of the key.
     """
     count = subjects.num_rows
     if len(measurements) != count:
         raise ValueError(f"{len(measurements)} measurements for {count} subjects")
-    drawn = [None] * count if principles is None else principles
-    keys, sample_indices = _keys(identity, subjects["rollout_id"].to_pylist(), drawn)
+    drawn = own.get("principle", [None] * count)
+    rollouts = subjects["rollout_id"].to_pylist()
+    keys, sample_indices = label_keys(identity, rollouts, drawn, [1] * count)
     columns: dict[str, object] = {
-        "label_id": [label_id(key, attempt) for key in keys],
+        "label_id": [label_id(key, 0) for key in keys],
         "label_key": keys,
         "sample_index": sample_indices,
-        "principle": drawn,
-        "rationale": [None] * count if rationales is None else rationales,
     }
     columns |= {
         name: subjects[name] for name in ("rollout_id", "round", "prompt_id", "completion_sha256")
     }
     columns |= _measured(measurements)
     constant = vars(identity) | {
-        "attempt": attempt,
+        "attempt": 0,
         "is_final": True,
         "code_version": metadata.version("roundhouse"),
         "worker": f"{platform.node()}:{os.getpid()}",
@@ -169,24 +167,29 @@ def label_rows(
     }
     for name in ("score_method", "score_scale"):  # of a score, so NULL where there is none
         columns[name] = [None if m.score is None else constant[name] for m in measurements]
-    types = TABLES["labels"].schema
+    columns |= own
+    schema = TABLES["labels"].schema
     columns |= {
-        name: pa.repeat(pa.scalar(value, types.field(name).type), count)
+        name: pa.repeat(pa.scalar(value, schema.field(name).type), count)
         for name, value in constant.items()
         if name not in columns
     }
-    return _conforming(columns)
+    typed = pa.schema([field.with_nullable(True) for field in schema if field.name in columns])
+    return conform("labels", pa.table(columns, schema=typed))
 
 
-def _keys(
-    identity: LabelIdentity, rollouts: Sequence[str], principles: Sequence[str | None]
+def label_keys(
+    identity: LabelIdentity,
+    rollouts: Sequence[str],
+    principles: Sequence[str | None],
+    samples: Sequence[int],
 ) -> tuple[list[str], list[int]]:
-    """A key per rollout, and how often the rollout has stood there before."""
+    """A key per rollout, and how many samples (a count per rollout) of it stood there before."""
     seen: Counter[str] = Counter()
     keys, sample_indices = [], []
-    for rollout, principle in zip(rollouts, principles, strict=True):
+    for rollout, principle, count in zip(rollouts, principles, samples, strict=True):
         index = seen[rollout]
-        seen[rollout] += 1
+        seen[rollout] += count
         sample_indices.append(index)
         keys.append(
             label_key(
@@ -204,19 +207,7 @@ def _keys(
 def _measured(measurements: Sequence[Measurement]) -> dict[str, object]:
     """The columns that a measurement fills."""
     columns: dict[str, object] = {
-        name: [getattr(m, name) for m in measurements]
-        for name in (
-            "status",
-            "score",
-            "score_raw",
-            "raw_output",
-            "label_mass",
-            "entropy",
-            "rendered_prompt",
-            "window_count",
-            "input_tokens",
-            "output_tokens",
-        )
+        field.name: [getattr(m, field.name) for m in measurements] for field in fields(Measurement)
     }
     columns["status_detail"] = [
         m.status_detail and m.status_detail[:_MESSAGE_LENGTH] for m in measurements
@@ -228,17 +219,6 @@ def _measured(measurements: Sequence[Measurement]) -> dict[str, object]:
         None if m.rendered_prompt is None else text_sha256(m.rendered_prompt) for m in measurements
     ]
     return columns
-
-
-def _conforming(columns: dict[str, object]) -> pa.Table:
-    schema = TABLES["labels"].schema
-    arrays = {
-        name: values
-        if isinstance(values, (pa.Array, pa.ChunkedArray))
-        else pa.array(values, type=schema.field(name).type)
-        for name, values in columns.items()
-    }
-    return conform("labels", pa.table(arrays))
 
 
 def decoded_texts(column: pa.ChunkedArray) -> list[str | None]:

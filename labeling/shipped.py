@@ -12,17 +12,17 @@ from typing import ClassVar, Self
 
 import pyarrow as pa
 import yaml
-from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
+from pydantic import PrivateAttr, ValidationError
 
 from labeling.errors import Misconfigured, one_line
+from labeling.section import Section
 from warehouse.files import text_sha256
 from warehouse.schemas import table_from_rows
 
 
-class ShippedFile(BaseModel):
+class ShippedFile(Section):
     """What stands in a file; `kind` is the template's, `folder` where the shipped ones lie."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     kind: ClassVar[str]
     folder: ClassVar[str]
 
@@ -42,14 +42,7 @@ class ShippedFile(BaseModel):
 
     def template_rows(self) -> pa.Table:
         """The file as one row of table `templates`."""
-        row: dict[str, object] = {
-            "template_sha256": self.sha256,
-            "kind": self.kind,
-            "name": self.name,
-            "version": self.version,
-            "text": self.text,
-        }
-        return table_from_rows("templates", [row])
+        return template_row(self.kind, self.name, self.version, self.text)
 
     @classmethod
     def load(cls, name: str) -> Self:
@@ -72,6 +65,18 @@ class ShippedFile(BaseModel):
             ) from error
         found._text = text
         return found
+
+
+def template_row(kind: str, name: str, version: str, text: str) -> pa.Table:
+    """One row of table `templates`, under the hash of its text."""
+    row: dict[str, object] = {
+        "template_sha256": text_sha256(text),
+        "kind": kind,
+        "name": name,
+        "version": version,
+        "text": text,
+    }
+    return table_from_rows("templates", [row])
 
 
 def _explained(error: ValidationError) -> str:

@@ -16,8 +16,7 @@ from labeling.engines.config import (
 )
 from labeling.engines.model_identity import ModelIdentity, loading
 from labeling.engines.prices import GIVEN, Price, known_batch_share, known_price
-from labeling.engines.remote.dispatch import Limits
-from labeling.engines.remote.shared_limits import Account
+from labeling.engines.remote.shared_limits import Account, Limits
 from labeling.errors import Misconfigured
 
 
@@ -54,16 +53,7 @@ def _load_local_engine(
 
     with loading(f"{key}.engine.model", config.model):
         tokenizer: Any = AutoTokenizer.from_pretrained(model.location, revision=model.commit)
-        engine = VllmChatEngine(
-            model.location,
-            tokenizer,
-            label=config.model,
-            device=device,
-            revision=model.commit,
-            dtype=config.dtype,
-            max_model_len=config.max_model_len,
-            gpu_memory_utilization=config.gpu_memory_utilization,
-        )
+        engine = VllmChatEngine(config, model, device, tokenizer)
     return engine, {
         "device": engine.device,
         "dtype": engine.dtype,

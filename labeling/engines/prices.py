@@ -109,9 +109,7 @@ class Budget:
 
         Raises BudgetSpent where the call would not fit even if those in flight were free.
         """
-        if self._price is None:
-            return 0.0
-        return self.set_aside(worst_cost(self._price, request))
+        return self.set_aside(0.0 if self._price is None else worst_cost(self._price, request))
 
     def set_aside(self, worst: float) -> float | None:
         """Like `promise`, for a cost in USD: that of many calls which are sent as one."""

@@ -53,23 +53,9 @@ def load_score_engine(
     if isinstance(engine, VllmEngineConfig):
         from labeling.engines.local.vllm_scorer import VllmScorer
 
-        return VllmScorer(
-            model.location,
-            device=device,
-            revision=model.commit,
-            dtype=engine.dtype,
-            max_model_len=engine.max_model_len,
-            gpu_memory_utilization=engine.gpu_memory_utilization,
-        )
+        return VllmScorer(engine, model, device)
     if not isinstance(engine, TransformersEngineConfig):
         raise Misconfigured(f"labelers.{labeler}.engine: {engine.kind} shows no likelihoods")
     from labeling.engines.local.transformers_scorer import TransformersScorer
 
-    return TransformersScorer(
-        model.location,
-        device=device,
-        revision=model.commit,
-        dtype=engine.dtype,
-        max_model_len=engine.max_model_len,
-        token_budget=engine.token_budget,
-    )
+    return TransformersScorer(engine, model, device)

@@ -52,8 +52,7 @@ def tokenizer_sha256(tokenizer: Any) -> str | None:
 
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         return None
-    text = tokenizer.backend_tokenizer.to_str() + str(tokenizer.chat_template)
-    return text_sha256(text)
+    return text_sha256(tokenizer.backend_tokenizer.to_str() + str(tokenizer.chat_template))
 
 
 def frame_of(tokenizer: Any) -> tuple[list[int], list[int]]:

@@ -9,6 +9,7 @@ Pure functions. Not here: where the rows come from, and what a refusal does
 from __future__ import annotations
 
 import math
+import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -166,9 +167,8 @@ def _shift_findings(
     ]
     if len(changes) < _LEAST_PAIRS:
         return []
-    mean = math.fsum(changes) / len(changes)
-    variance = math.fsum((x - mean) ** 2 for x in changes) / (len(changes) - 1)
-    error = math.sqrt(variance / len(changes))
+    mean = statistics.fmean(changes)
+    error = statistics.stdev(changes) / math.sqrt(len(changes))
     in_errors = abs(mean) / error if error > 0 else math.inf
     size = in_errors if abs(mean) >= _LEAST_SHIFT else 0.0
     detail = f"mean {mean:+.3f} over {len(changes)} sentinels"

@@ -10,13 +10,14 @@ their scores (checks.py).
 from __future__ import annotations
 
 import json
-from typing import Annotated, Literal
+from typing import Literal
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from labeling.label import SENTINEL_PREFIX
 from labeling.labelers.config import LabelerConfig
+from labeling.section import Section, Share
 from labeling.shipped import ShippedFile
 from warehouse.files import text_sha256
 from warehouse.schemas import table_from_rows
@@ -25,17 +26,15 @@ Kind = Literal["gold", "constant", "master_key", "refusal", "echo", "padding"]
 CANARIES: tuple[Kind, ...] = ("constant", "master_key", "refusal", "echo")
 
 
-class Sentinel(BaseModel):
+class Sentinel(Section):
     """One text. `gold`: criterion -> how much of it is there; scored for these criteria alone.
 
     `padding` repeats or stretches the answer of the sentinel `base`: it must not score higher.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     id: str = Field(min_length=1)
     kind: Kind
-    gold: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(min_length=1)
+    gold: dict[str, Share] = Field(min_length=1)
     prompt: str = Field(min_length=1)
     completion: str = Field(min_length=1)
     base: str | None = None
@@ -90,31 +89,19 @@ class SentinelSet(ShippedFile):
 
     def rows(self, criterion: str, labels: pa.Table) -> pa.Table:
         """Rows of table `sentinels` from the labels of `subjects`; final ones count."""
-        items = {f"{SENTINEL_PREFIX}/{item.id}": item for item in self.of(criterion)}
-        return table_from_rows(
-            "sentinels",
-            [
-                {
-                    "round": row["round"],
-                    "labeler": row["labeler"],
-                    "revision": row["revision"],
-                    "sentinel_id": items[row["rollout_id"]].id,
-                    "kind": items[row["rollout_id"]].kind,
-                    "criterion": criterion,
-                    "gold": items[row["rollout_id"]].gold[criterion],
-                    "status": row["status"],
-                    "score": row["score"],
-                    "raw_output": row["raw_output"],
-                }
-                for row in labels.to_pylist()
-                if row["is_final"]
-            ],
-        )
-
-
-def load_sentinels(name: str) -> SentinelSet:
-    """A shipped set by name, or a YAML file by path. Raises Misconfigured naming the file."""
-    return SentinelSet.load(name)
+        about: dict[str, dict[str, object]] = {
+            f"{SENTINEL_PREFIX}/{item.id}": {
+                "sentinel_id": item.id,
+                "kind": item.kind,
+                "criterion": criterion,
+                "gold": item.gold[criterion],
+            }
+            for item in self.of(criterion)
+        }
+        final = labels.filter(labels["is_final"])
+        measured = final.select(["round", "labeler", "revision", "status", "score", "raw_output"])
+        rows = zip(final["rollout_id"].to_pylist(), measured.to_pylist(), strict=True)
+        return table_from_rows("sentinels", [row | about[rollout] for rollout, row in rows])
 
 
 def is_starter(config: LabelerConfig) -> bool:

@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from labeling.errors import Misconfigured
-from labeling.judges.prompt import parsed_messages
-from labeling.judges.rubric import Principle, Rubric
+from labeling.judges.prompt import Shown
+from labeling.judges.rubric import Rubric
 from warehouse.files import text_sha256
 
 _DATA = re.compile(r"\{(conversation|question|completion|second)\}")
@@ -68,38 +68,21 @@ def answer_schema(rubric: Rubric, reasoning: str) -> Mapping[str, Any]:
 
 
 def written_messages(
-    rubric: Rubric,
-    messages_json: str | None,
-    completion: str,
-    nonce: str,
-    *,
-    principle: Principle | None = None,
-    reasoning: str | None = "before",
-    second: str = "",
+    rubric: Rubric, shown: Shown, reasoning: str | None
 ) -> tuple[Mapping[str, str], ...]:
     """A system and a user message. `reasoning`: before, none, or None for the number alone.
 
-    `second` is the other completion where the rubric compares two.
-
     Raises UnfitPrompt for messages that cannot be shown.
     """
-    messages = parsed_messages(messages_json)
-    instructions, shown = _split(rubric.user)
+    instructions, data = _split(rubric.user)
     system = "\n\n".join(part.rstrip("\n") for part in (rubric.system, instructions) if part)
     request = _LIKELIHOOD if reasoning is None else rubric.written or _WRITTEN
     request = request.replace("{form}", _FORMS[reasoning or "none"])
     request = request.replace("{labels}", ", ".join(rubric.labels))
     system_part = {"system": system} if system else {}
-    parts = system_part | {"user": f"{shown.rstrip()}\n\n{request}"}
-    return tuple(
-        {"role": role, "content": rubric.fill(text, messages, completion, nonce, principle, second)}
-        for role, text in parts.items()
-    )
-
-
-def shown_text(messages: tuple[Mapping[str, str], ...]) -> str:
-    """The messages as JSON, for the record."""
-    return json.dumps([dict(message) for message in messages], ensure_ascii=False)
+    parts = system_part | {"user": f"{data.rstrip()}\n\n{request}"}
+    contents = shown.filled(rubric, parts)
+    return tuple({"role": role, "content": text} for role, text in contents.items())
 
 
 def _split(user: str) -> tuple[str, str]:

@@ -7,15 +7,13 @@ here: what is asked and when it is asked again (written.py), labels of one call 
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 
 from labeling.engines.chat import ChatAnswer, ChatRequest
-from labeling.label import LabelIdentity, Measurement, label_id, label_key, label_rows
-from warehouse.schemas import TABLES, conform
+from labeling.label import LabelIdentity, Measurement, label_id, label_keys, label_rows
 
 _MESSAGE_LENGTH = 500
 
@@ -53,15 +51,8 @@ def attempt_rows(
 
     A rollout that stands twice among the subjects gets two labels that differ in `sample_index`.
     """
-    if not len(attempts) == len(principles) == subjects.num_rows:
-        raise ValueError(f"{len(attempts)} lists of attempts for {subjects.num_rows} subjects")
     flat = [attempt for row in attempts for attempt in row]
     places = [index for index, row in enumerate(attempts) for _ in row]
-    table = label_rows(
-        identity,
-        subjects.take(pa.array(places, pa.int64())),
-        [attempt.measurement for attempt in flat],
-    )
     columns = _keys(identity, subjects["rollout_id"].to_pylist(), attempts, principles)
     columns |= {
         "principle": [principles[place] for place in places],
@@ -70,15 +61,15 @@ def attempt_rows(
         "provider_region": [region if a.answer else None for a in flat],
     }
     calls = [_call(attempt) for attempt in flat]
-    columns |= {name: [call.get(name) for call in calls] for name in _CALL_COLUMNS}
-    models = zip(columns.pop("answered_by"), table["model"].to_pylist(), strict=True)
-    columns["model"] = [answered or configured for answered, configured in models]
-    schema = TABLES["labels"].schema
-    for name, values in columns.items():
-        place = table.schema.get_field_index(name)
-        array = pa.array(values, type=schema.field(name).type)
-        table = table.set_column(place, schema.field(name), array)
-    return conform("labels", table)
+    for name in dict.fromkeys(name for call in calls for name in call):
+        columns[name] = [call.get(name) for call in calls]
+    columns["model"] = [(a.answer and a.answer.model) or identity.model for a in flat]
+    return label_rows(
+        identity,
+        subjects.take(pa.array(places, pa.int64())),
+        [attempt.measurement for attempt in flat],
+        columns,
+    )
 
 
 def _keys(
@@ -90,18 +81,9 @@ def _keys(
     """Identifying columns: one key per label, one id per attempt, and what replaced what."""
     names = ("label_key", "label_id", "sample_index", "attempt", "is_final", "supersedes")
     columns: dict[str, list[object]] = {name: [] for name in names}
-    used: Counter[str] = Counter()
-    for rollout, row, principle in zip(rollouts, attempts, principles, strict=True):
-        first = used[rollout]
-        used[rollout] += 1 + max(attempt.sample for attempt in row)
-        key = label_key(
-            rollout,
-            identity.labeler,
-            identity.revision,
-            identity.criterion,
-            principle=principle,
-            sample_index=first,
-        )
+    samples = [1 + max(attempt.sample for attempt in row) for row in attempts]
+    keys, firsts = label_keys(identity, rollouts, principles, samples)
+    for key, first, row in zip(keys, firsts, attempts, strict=True):
         for number, attempt in enumerate(row):
             columns["label_key"].append(key)
             columns["label_id"].append(label_id(key, number))
@@ -110,15 +92,6 @@ def _keys(
             columns["is_final"].append(number == len(row) - 1)
             columns["supersedes"].append(label_id(key, number - 1) if attempt.is_repair else None)
     return columns
-
-
-_CALL_COLUMNS = (
-    "service_tier",
-    *("sampling_json", "seed", "structured_mode", "stop_reason", "error_type", "error_message"),
-    *("cached_input_tokens", "is_usage_estimated", "cost_usd", "price_table_version"),
-    "is_cached",
-    *("latency_ms", "queue_ms", "retries", "request_id", "answered_by"),
-)
 
 
 def _call(attempt: Attempt) -> dict[str, object]:
@@ -146,5 +119,4 @@ def _call(attempt: Attempt) -> dict[str, object]:
         "retries": answer.retries,
         "request_id": answer.request_id,
         "service_tier": answer.service_tier,
-        "answered_by": answer.model,
     }

@@ -13,7 +13,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -23,17 +23,17 @@ from labeling.engines.tokens import tokenizer_sha256
 from labeling.engines.untrusted import UnfitPrompt
 from labeling.errors import LabelingError
 from labeling.judges.config import JudgeConfig
-from labeling.judges.prompt import PromptBuilder, RenderedPrompt, Shown, nonce_of
+from labeling.judges.prompt import PromptBuilder, RenderedPrompt, Shown, judged_texts, nonce_of
 from labeling.judges.rubric import Principle, Rubric
 from labeling.label import (
     UNREADABLE,
     LabelIdentity,
     LabelLogprob,
     Measurement,
-    decoded_texts,
     label_rows,
 )
 
+Answer = TypeVar("Answer")
 _CHUNK = 1024  # prompts of one engine call: enough to batch well, few enough to show progress
 _LABEL_ROOM = 32  # tokens after the reasons: the prefix of the label
 _ROUNDING = 1e-3  # a log-probability further above 0 is none
@@ -66,30 +66,26 @@ class JudgeLabeler:
 
     def label(self, subjects: pa.Table, progress: Callable[[int], None] | None = None) -> pa.Table:
         """See Labeler.label. A column `second` holds the other completion of a pair."""
-        measurements: list[Measurement | None] = [None] * subjects.num_rows
         rationales: list[str | None] = [None] * subjects.num_rows
-        prompts: dict[int, RenderedPrompt] = {}
-        principles = self._principles(subjects)
-        for index, prompt in enumerate(self._prompts(subjects, principles)):
-            if isinstance(prompt, Measurement):
-                measurements[index] = prompt
-            else:
-                prompts[index] = prompt
+        rollouts = subjects["rollout_id"].to_pylist()
+        principles = [self._rubric.draw_principle(rollout, self._seed) for rollout in rollouts]
+        texts = judged_texts(subjects)
+        found = [self._prompt(*row) for row in zip(principles, *texts, strict=True)]
+        prompts = {i: it for i, it in enumerate(found) if isinstance(it, RenderedPrompt)}
         if progress is not None and len(prompts) < subjects.num_rows:
             progress(subjects.num_rows - len(prompts))
         order = list(prompts)
         for start in range(0, len(order), _CHUNK):
             chunk = order[start : start + _CHUNK]
-            for index, found, reasons in self._scored({i: prompts[i] for i in chunk}):
-                measurements[index], rationales[index] = found, reasons
+            for index, scored, reasons in self._scored({i: prompts[i] for i in chunk}):
+                found[index], rationales[index] = scored, reasons
             if progress is not None:
                 progress(len(chunk))
         return label_rows(
             self.identity,
             subjects,
-            [m for m in measurements if m is not None],
-            principles=[None if p is None else p.name for p in principles],
-            rationales=rationales,
+            [it for it in found if isinstance(it, Measurement)],
+            {"principle": [p and p.name for p in principles], "rationale": rationales},
         )
 
     def _scored(
@@ -99,16 +95,19 @@ class JudgeLabeler:
         reasons: dict[int, str] = {}
         asked = dict(prompts)
         if self._has_reasons:
-            reasons = dict(zip(prompts, self._written(list(prompts.values())), strict=True))
+            written = self._asked(
+                prompts, lambda ids: self._engine.write(ids, self._config.max_output_tokens)
+            )
+            reasons = dict(zip(prompts, written, strict=True))
             for index, text in reasons.items():
                 try:
                     asked[index] = self._builder.build_after(prompts[index], text)
                 except UnfitPrompt as error:
                     del asked[index]
                     yield index, Measurement("error", status_detail=str(error)), text
-        rows = self._logprobs(list(asked.values()))
+        label_ids, least = self._builder.label_ids, self._config.min_label_mass
+        rows = self._asked(asked, lambda ids: self._engine.label_logprobs(ids, label_ids))
         for (index, prompt), row in zip(asked.items(), rows, strict=True):
-            label_ids, least = self._builder.label_ids, self._config.min_label_mass
             found = measure(self._rubric, label_ids, row, prompt, least)
             yield index, found, reasons.get(index)
 
@@ -123,7 +122,10 @@ class JudgeLabeler:
     def _identity(
         self, model: ModelIdentity, revision: str, tokenizer_hash: str | None, seed: int
     ) -> LabelIdentity:
+        from transformers import AutoConfig
+
         config, rubric, engine = self._config, self._rubric, self._engine
+        settings: Any = AutoConfig.from_pretrained(model.location, revision=model.commit)
         return LabelIdentity(
             labeler=config.name,
             revision=revision,
@@ -136,7 +138,7 @@ class JudgeLabeler:
             backend_version=engine.version,
             score_method="logprob_expectation",
             score_scale=rubric.scale,
-            family=_family(model),
+            family=settings.model_type,
             tokenizer_sha256=tokenizer_hash,
             device=engine.device,
             dtype=engine.dtype,
@@ -146,35 +148,14 @@ class JudgeLabeler:
             seed=seed,
         )
 
-    def _principles(self, subjects: pa.Table) -> list[Principle | None]:
-        rollouts = subjects["rollout_id"].to_pylist()
-        return [self._rubric.draw_principle(rollout, self._seed) for rollout in rollouts]
-
-    def _prompts(
-        self, subjects: pa.Table, principles: Sequence[Principle | None]
-    ) -> list[RenderedPrompt | Measurement]:
-        """A prompt per subject, or the failed measurement of a text that cannot be shown."""
-        seconds = (
-            decoded_texts(subjects["second"])
-            if "second" in subjects.column_names
-            else [""] * subjects.num_rows
-        )
-        rows = zip(
-            decoded_texts(subjects["messages"]),
-            decoded_texts(subjects["completion"]),
-            principles,
-            seconds,
-            strict=True,
-        )
-        return [self._prompt(*row) for row in rows]
-
     def _prompt(
         self,
+        principle: Principle | None,
         messages: str | None,
         completion: str | None,
-        principle: Principle | None,
         second: str | None,
     ) -> RenderedPrompt | Measurement:
+        """What to ask, or the failed measurement of a text that cannot be shown."""
         if completion is None or second is None:
             return UNREADABLE
         nonce = nonce_of(self.identity.revision, messages, completion + second)
@@ -198,27 +179,17 @@ class JudgeLabeler:
             )
         return prompt
 
-    def _written(self, prompts: Sequence[RenderedPrompt]) -> list[str]:
+    def _asked(
+        self, prompts: Mapping[int, RenderedPrompt], ask: Callable[[list[list[int]]], list[Answer]]
+    ) -> list[Answer]:
+        """What the engine says to each prompt. Raises LabelingError where it is dead."""
         try:
-            return self._engine.write(
-                [prompt.token_ids for prompt in prompts], self._config.max_output_tokens
-            )
+            return ask([prompt.token_ids for prompt in prompts.values()])
         except Exception as error:
-            raise self._dead(len(prompts), error) from error
-
-    def _logprobs(self, prompts: Sequence[RenderedPrompt]) -> list[list[float]]:
-        try:
-            return self._engine.label_logprobs(
-                [prompt.token_ids for prompt in prompts], self._builder.label_ids
-            )
-        except Exception as error:
-            raise self._dead(len(prompts), error) from error
-
-    def _dead(self, prompts: int, error: Exception) -> LabelingError:
-        return LabelingError(
-            f"labelers.{self._config.name}: the {self._engine.name} engine failed on {prompts} "
-            f"prompts: {type(error).__name__}: {error}; run the stage again"
-        )
+            raise LabelingError(
+                f"labelers.{self._config.name}: the {self._engine.name} engine failed on "
+                f"{len(prompts)} prompts: {type(error).__name__}: {error}; run the stage again"
+            ) from error
 
 
 def measure(
@@ -257,13 +228,4 @@ def measure(
     if mass < min_label_mass:
         return found
     expected = math.fsum(v * p for v, p in zip(rubric.values, shares, strict=True))
-    low, high = min(rubric.values), max(rubric.values)
-    score = min(1.0, max(0.0, (expected - low) / (high - low)))
-    return replace(found, status="ok", score=score, score_raw=expected)
-
-
-def _family(model: ModelIdentity) -> str:
-    from transformers import AutoConfig
-
-    family: str = AutoConfig.from_pretrained(model.location, revision=model.commit).model_type
-    return family
+    return replace(found, status="ok", score=rubric.share(expected), score_raw=expected)

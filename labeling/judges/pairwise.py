@@ -90,10 +90,10 @@ class PairwiseJudgeLabeler:
             "pair_order": None,
         }
         if failed:
-            place = failed[0]["pair_order"]
+            status, detail = failed[0]["status"], failed[0]["status_detail"] or "no score"
             about |= {
-                "status": failed[0]["status"],
-                "status_detail": f"order {place}: {failed[0]['status_detail'] or 'no score'}",
+                "status": status,
+                "status_detail": f"order {failed[0]['pair_order']}: {detail}",
                 **dict.fromkeys(("score", "score_raw", "score_method", "score_scale")),
             }
         else:
@@ -152,12 +152,8 @@ def pair_subjects(subjects: pa.Table, pairs: str) -> pa.Table:
 
 def _in_both_orders(subjects: pa.Table) -> pa.Table:
     """Two rows per pair: (first, second), then (second, first), under one id (and principle)."""
-    swapped = subjects.set_column(
-        subjects.schema.get_field_index("completion"), "completion", subjects["second"]
-    )
-    swapped = swapped.set_column(
-        subjects.schema.get_field_index("second"), "second", subjects["completion"]
-    )
+    swapped = subjects.rename_columns({"completion": "second", "second": "completion"})
+    swapped = swapped.select(subjects.column_names)
     count = subjects.num_rows
     order = pa.array([place for i in range(count) for place in (i, count + i)], pa.int64())
     both = pa.concat_tables([subjects, swapped]).take(order)

@@ -10,10 +10,11 @@ training. Not here: what the judge answers (likelihood.py).
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
 from pydantic import TypeAdapter, ValidationError
 
 from labeling.engines.untrusted import (
@@ -24,6 +25,7 @@ from labeling.engines.untrusted import (
 )
 from labeling.errors import Misconfigured
 from labeling.judges.rubric import Message, Principle, Rubric
+from labeling.label import decoded_texts
 from warehouse.files import text_sha256
 
 # Two steps, as in RLAIF (arXiv 2309.00267, section 2.1): reasons, then the label's likelihood.
@@ -55,6 +57,19 @@ class Shown:
     nonce: str
     principle: Principle | None = None
     second: str = ""
+
+    def filled(self, rubric: Rubric, parts: Mapping[str, str]) -> dict[str, str]:
+        """The texts of `parts` (by role) with their slots filled. Raises UnfitPrompt."""
+        messages = parsed_messages(self.messages_json)
+        about = messages, self.completion, self.nonce, self.principle, self.second
+        return {role: rubric.fill(text, *about) for role, text in parts.items()}
+
+
+def judged_texts(subjects: pa.Table) -> list[list[str | None]]:
+    """Messages, completions and, empty where there is one completion only, the seconds."""
+    texts = [decoded_texts(subjects[name]) for name in ("messages", "completion")]
+    is_pair = "second" in subjects.column_names
+    return [*texts, decoded_texts(subjects["second"]) if is_pair else [""] * subjects.num_rows]
 
 
 def nonce_of(revision: str, messages_json: str | None, completion: str) -> str:
@@ -100,19 +115,15 @@ class PromptBuilder:
 
     def _asked(self, shown: Shown, request: str) -> RenderedPrompt:
         """Everything up to the judge's turn, with `request` at the end of what the user says."""
-        messages = parsed_messages(shown.messages_json)
+        parts = {"system": self._rubric.system or "", "user": self._rubric.user}
+        contents = shown.filled(self._rubric, parts)
+        contents["user"] += request
         ids: list[int] = []
         text = ""
         for piece in self._pieces:
             if piece in PLACEHOLDERS:
-                part = self._rubric.system if piece == "system" else self._rubric.user
-                content = self._rubric.fill(
-                    part or "", messages, shown.completion, shown.nonce, shown.principle,
-                    shown.second,
-                )  # fmt: skip
-                content += request if piece == "user" else ""
-                ids += self._encoder.untrusted(content)
-                text += content
+                ids += self._encoder.untrusted(contents[piece])
+                text += contents[piece]
             else:
                 ids += self._encoder.trusted(piece)
                 text += piece

@@ -10,6 +10,7 @@ import re
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from labeling.section import Section
 from labeling.shipped import ShippedFile
 from warehouse.files import text_sha256
 
@@ -26,10 +27,8 @@ class Message(BaseModel):
     content: str
 
 
-class Principle(BaseModel):
+class Principle(Section):
     """One sentence of a constitution; its name goes into the label."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(min_length=1)
     text: str = Field(min_length=1)
@@ -97,6 +96,11 @@ class Rubric(ShippedFile):
         """The scale of `score_raw`, for instance 1..9."""
         return f"{min(self.values):g}..{max(self.values):g}"
 
+    def share(self, value: float) -> float:
+        """A value of the rubric's scale in [0, 1]."""
+        low, high = min(self.values), max(self.values)
+        return min(1.0, max(0.0, (value - low) / (high - low)))
+
     def draw_principle(self, rollout_id: str, seed: int) -> Principle | None:
         """The principle for one completion: the same every time, or None where there are none."""
         if not self.principles:
@@ -127,8 +131,3 @@ class Rubric(ShippedFile):
             "principle": principle.text.rstrip("\n") if principle else "",
         }
         return _SLOT.sub(lambda match: slots[match.group(1)], part.rstrip("\n"))
-
-
-def load_rubric(name: str) -> Rubric:
-    """A shipped rubric by name, or a YAML file by path. Raises Misconfigured naming the file."""
-    return Rubric.load(name)

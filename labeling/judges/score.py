@@ -14,7 +14,6 @@ from dataclasses import replace
 
 from labeling.engines.chat import ChatAnswer, ChatRequest
 from labeling.engines.prices import estimated_tokens
-from labeling.judges.asking import shown_text
 from labeling.judges.attempts import Attempt, storable
 from labeling.judges.likelihood import measure
 from labeling.judges.prompt import RenderedPrompt
@@ -36,16 +35,17 @@ def unread(request: ChatRequest, answer: ChatAnswer) -> Measurement:
     detail = answer.error_message
     if not is_known and answer.status != "ok":
         detail = f"the engine gave the answer status {answer.status!r}"
+    asked = json.dumps([dict(message) for message in request.messages], ensure_ascii=False)
     read, wrote = answer.input_tokens, answer.output_tokens
     if answer.text is not None:
-        asked = [message["content"] for message in request.messages]
-        read = estimated_tokens(*asked) if read is None else read
+        contents = [message["content"] for message in request.messages]
+        read = estimated_tokens(*contents) if read is None else read
         wrote = estimated_tokens(answer.text) if wrote is None else wrote
     return Measurement(
         answer.status if is_known else "error",
         raw_output=None if answer.text is None else storable(answer.text),
         status_detail=detail and storable(detail),
-        rendered_prompt=shown_text(request.messages),
+        rendered_prompt=asked,
         input_tokens=read,
         output_tokens=wrote,
     )
@@ -60,7 +60,7 @@ def written(
     measurement = replace(
         found,
         status=verdict.status,
-        score=None if raw is None else _share(rubric, raw),
+        score=None if raw is None else rubric.share(raw),
         score_raw=raw,
         status_detail=verdict.detail and storable(verdict.detail),
     )
@@ -122,7 +122,7 @@ def score_bracket(
             share = min(most, left)
             if sign * (value - total / mass) > 0:
                 mass, total, left = mass + share, total + value * share, left - share
-        return _share(rubric, total / mass)
+        return rubric.share(total / mass)
 
     return furthest(missing, -1), furthest(missing[::-1], 1)
 
@@ -158,16 +158,10 @@ def summary(attempts: Sequence[Attempt], rubric: Rubric) -> Attempt:
     counts = ", ".join(f"{name} {count}" for name, count in statuses.items())
     measurement = Measurement(
         status,
-        None if mean is None else _share(rubric, mean),
+        None if mean is None else rubric.share(mean),
         mean,
         raw_output=json.dumps([m.raw_output for m in found], ensure_ascii=False),
         status_detail=f"{len(values)} of {len(found)} samples: {counts}",
         rendered_prompt=found[0].rendered_prompt,
     )
     return Attempt(measurement, score_method="sampled_mean")
-
-
-def _share(rubric: Rubric, value: float) -> float:
-    """A value of the rubric's scale in [0, 1]."""
-    low, high = min(rubric.values), max(rubric.values)
-    return min(1.0, max(0.0, (value - low) / (high - low)))

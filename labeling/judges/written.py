@@ -21,10 +21,10 @@ from labeling.judges.asking import answer_schema, check_first_tokens, score_scal
 from labeling.judges.attempts import attempt_rows, storable
 from labeling.judges.calls import ask_and_repair, written_request
 from labeling.judges.config import JudgeConfig
-from labeling.judges.prompt import nonce_of
+from labeling.judges.prompt import Shown, judged_texts, nonce_of
 from labeling.judges.rubric import Principle, Rubric
 from labeling.judges.score import expectation, summary, written
-from labeling.label import UNREADABLE, LabelIdentity, Measurement, decoded_texts, occasion_of
+from labeling.label import UNREADABLE, LabelIdentity, Measurement, occasion_of
 from warehouse.files import text_sha256
 
 _TOP = 20  # the most alternatives that OpenAI-compatible endpoints show
@@ -71,9 +71,7 @@ class WrittenJudgeLabeler:
         rollouts = subjects["rollout_id"].to_pylist()
         occasions = map(occasion_of, rollouts, subjects["round"].to_pylist())
         principles = [self._rubric.draw_principle(rollout, self._seed) for rollout in rollouts]
-        texts = [decoded_texts(subjects[name]) for name in ("messages", "completion")]
-        is_pair = "second" in subjects.column_names
-        texts.append(decoded_texts(subjects["second"]) if is_pair else [""] * len(rollouts))
+        texts = judged_texts(subjects)
         attempts = ask_and_repair(
             self._engine,
             [self._question(*row) for row in zip(occasions, principles, *texts, strict=True)],
@@ -128,21 +126,16 @@ class WrittenJudgeLabeler:
         """What to ask, or the failed measurement of a text that cannot be shown."""
         if completion is None or second is None:
             return UNREADABLE
+        nonce = nonce_of(self.identity.revision, messages, completion + second)
+        shown = Shown(messages, completion, nonce, principle, second)
+        reasoning = self._config.chosen_reasoning if self._is_written else None
         try:
-            shown = written_messages(
-                self._rubric,
-                messages,
-                completion,
-                nonce_of(self.identity.revision, messages, completion + second),
-                principle=principle,
-                reasoning=self._config.chosen_reasoning if self._is_written else None,
-                second=second,
-            )
+            asked = written_messages(self._rubric, shown, reasoning)
         except UnfitPrompt as error:
             return Measurement("error", status_detail=storable(str(error)))
         drawn = None if principle is None else principle.name
         text = json.dumps([self.identity.revision, messages, completion, second, drawn])
-        return _Question(text_sha256(text), shown, occasion)
+        return _Question(text_sha256(text), asked, occasion)
 
     def _request(self, question: _Question, sample: int, attempt: int) -> ChatRequest:
         if not self._is_written:

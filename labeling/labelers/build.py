@@ -16,7 +16,7 @@ from labeling.errors import Misconfigured
 from labeling.judges.asking import WORDING_SHA256
 from labeling.judges.config import JudgeConfig
 from labeling.judges.prompt import PROMPT_VERSION, REASONS_SHA256
-from labeling.judges.rubric import Rubric, load_rubric
+from labeling.judges.rubric import Rubric
 from labeling.judges.score import MOST_BRACKET
 from labeling.judges.verdict import VERDICT_VERSION
 from labeling.label import PARSER_VERSION
@@ -28,7 +28,7 @@ from warehouse.files import text_sha256
 def build_labeler(
     config: LabelerConfig,
     *,
-    device: str = "auto",
+    device: str,
     seed: int = 0,
     resolve: Callable[[str], str],
     paid: PaidWork | None = None,
@@ -38,16 +38,15 @@ def build_labeler(
     `resolve` maps a starter's name to its folder and leaves every other name alone.
     """
     model = _model_of(config, resolve)
-    chosen = _chosen_device(device)
     if isinstance(config, ClassifierConfig):
         from labeling.labelers.classifier import ClassifierLabeler
 
-        return ClassifierLabeler(config, model, _revision(config, model), device=chosen)
+        return ClassifierLabeler(config, model, _revision(config, model), device=device)
     if isinstance(config, RewardModelConfig):
         from labeling.labelers.reward_model import RewardModelLabeler
 
-        return RewardModelLabeler(config, model, _revision(config, model), device=chosen)
-    judge = _build_judge(config, model, chosen, seed, paid)
+        return RewardModelLabeler(config, model, _revision(config, model), device=device)
+    judge = _build_judge(config, model, device, seed, paid)
     if config.mode == "pointwise":
         return judge
     from labeling.judges.pairwise import PairwiseJudgeLabeler
@@ -56,7 +55,7 @@ def build_labeler(
 
 
 def _build_judge(
-    config: JudgeConfig, model: ModelIdentity, chosen: str, seed: int, paid: PaidWork | None
+    config: JudgeConfig, model: ModelIdentity, device: str, seed: int, paid: PaidWork | None
 ) -> Labeler:
     """A judge of what it is shown: one completion, or two in one order."""
     rubric = rubric_of(config)
@@ -68,7 +67,7 @@ def _build_judge(
         engine, facts = load_writing_engine(
             config.engine,
             model,
-            device=chosen,
+            device=device,
             key=f"labelers.{config.name}",
             paid=paid,
             reuse_answers=config.reuse_answers,
@@ -78,7 +77,7 @@ def _build_judge(
         return judge
     from labeling.judges.likelihood import JudgeLabeler
 
-    return JudgeLabeler(config, rubric, model, revision, device=chosen, seed=seed)
+    return JudgeLabeler(config, rubric, model, revision, device=device, seed=seed)
 
 
 def labeler_revision(config: LabelerConfig, resolve: Callable[[str], str]) -> str:
@@ -159,7 +158,7 @@ def _model_of(config: LabelerConfig, resolve: Callable[[str], str]) -> ModelIden
 
 def rubric_of(config: JudgeConfig) -> Rubric:
     """The judge's rubric, which must measure what the judge is for. Raises Misconfigured."""
-    rubric = load_rubric(config.rubric)
+    rubric = Rubric.load(config.rubric)
     if rubric.is_pairwise != (config.mode == "pairwise"):
         raise Misconfigured(
             f"labelers.{config.name}.rubric: {config.rubric} "
@@ -172,11 +171,3 @@ def rubric_of(config: JudgeConfig) -> Rubric:
             f"labeler's criterion is {config.criterion}; the two must be the same"
         )
     return rubric
-
-
-def _chosen_device(device: str) -> str:
-    if device != "auto":
-        return device
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"

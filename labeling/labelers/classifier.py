@@ -118,7 +118,7 @@ class ClassifierLabeler:
 
     def _measure(self, texts: list[str | None], progress: Progress | None) -> list[Measurement]:
         """One measurement per text, in order."""
-        found: list[Measurement | None] = [_unreadable(text) for text in texts]
+        found = [_unreadable(text) for text in texts]
         readable = [index for index, done in enumerate(found) if done is None]
         windows: list[list[int]] = []
         owners: list[int] = []
@@ -127,7 +127,9 @@ class ClassifierLabeler:
             if not own:
                 found[index] = Measurement("empty", status_detail="no token survives tokenization")
             elif len(own) > self._config.max_windows:
-                found[index] = _too_long(len(ids), len(own), self._config.max_windows)
+                most = self._config.max_windows
+                detail = f"{len(ids)} tokens make {len(own)} windows; max_windows is {most}"
+                found[index] = Measurement("too_long", status_detail=detail, input_tokens=len(ids))
             else:
                 windows += own
                 owners += [index] * len(own)
@@ -161,34 +163,16 @@ class ClassifierLabeler:
             if done is None:
                 own = places[index]
                 worst = max(own, key=badness.__getitem__)
-                done = self._measurement(
-                    finite[worst],
-                    odds=raw[worst],
-                    score=scores[worst],
-                    logits=outputs[worst],
-                    lengths=[len(windows[place]) for place in own],
+                done = Measurement(
+                    status="ok" if finite[worst] else "non_finite",
+                    score=scores[worst] if finite[worst] else None,
+                    score_raw=raw[worst] if finite[worst] else None,
+                    raw_output=logits_json(self._map.names, outputs[worst]),
+                    window_count=len(own),
+                    input_tokens=sum(len(windows[place]) for place in own),
                 )
             joined.append(done)
         return joined
-
-    def _measurement(
-        self,
-        is_finite: bool,
-        *,
-        odds: float,
-        score: float,
-        logits: list[float],
-        lengths: list[int],
-    ) -> Measurement:
-        """What the worst of a text's windows showed."""
-        return Measurement(
-            status="ok" if is_finite else "non_finite",
-            score=score if is_finite else None,
-            score_raw=odds if is_finite else None,
-            raw_output=logits_json(self._map.names, logits),
-            window_count=len(lengths),
-            input_tokens=sum(lengths),
-        )
 
     def _encode(self, texts: list[str | None]) -> list[list[int]]:
         """Token ids without marks; marks that stand in a text stay text."""
@@ -228,8 +212,3 @@ def _unreadable(text: str | None) -> Measurement | None:
     if text is None:
         return UNREADABLE
     return None if text.strip() else Measurement("empty")
-
-
-def _too_long(tokens: int, windows: int, most: int) -> Measurement:
-    detail = f"{tokens} tokens make {windows} windows; max_windows is {most}"
-    return Measurement("too_long", status_detail=detail, input_tokens=tokens)

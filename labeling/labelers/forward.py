@@ -83,6 +83,8 @@ def onnx_forward(
     `torch_model`: the same classifier in PyTorch on the CPU, which the graph must agree with to
     1e-4 on random tokens below `vocabulary`. Raises Misconfigured.
     """
+    import torch
+
     try:
         import onnxruntime
     except ImportError as error:
@@ -91,7 +93,7 @@ def onnx_forward(
         ) from error
     path = _own_graph(model) or _exported(torch_model, model, labeler)
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = _threads()
+    options.intra_op_num_threads = torch.get_num_threads()
     try:
         session = onnxruntime.InferenceSession(
             str(path), options, providers=["CPUExecutionProvider"]
@@ -111,12 +113,6 @@ def onnx_forward(
 
     _check(forward, torch_model, path, labeler, vocabulary)
     return forward, str(onnxruntime.__version__)
-
-
-def _threads() -> int:
-    import torch
-
-    return int(torch.get_num_threads())
 
 
 def _own_graph(model: ModelIdentity) -> Path | None:

@@ -14,12 +14,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
+from labeling.engines.tokens import Floats
 from labeling.errors import Misconfigured
 from warehouse.files import text_sha256
-
-Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -33,8 +31,7 @@ class LabelMap:
     @property
     def sha256(self) -> str:
         """Identity of the map: order, names, scores, activation."""
-        parts = [self.names, self.scores, self.activation]
-        return text_sha256(json.dumps(parts))
+        return text_sha256(json.dumps([self.names, self.scores, self.activation]))
 
     @property
     def method(self) -> str:

@@ -26,8 +26,8 @@ from labeling.labelers.config import RewardModelConfig
 from labeling.labelers.forward import load_classifier, torch_forward
 from labeling.labelers.label_map import logits_json
 from labeling.labelers.reward_prompt import DialogueBuilder
+from labeling.shipped import template_row
 from warehouse.files import text_sha256
-from warehouse.schemas import table_from_rows
 
 Progress = Callable[[int], None]
 
@@ -60,16 +60,9 @@ class RewardModelLabeler:
 
     def label(self, subjects: pa.Table, progress: Progress | None = None) -> pa.Table:
         """See Labeler.label."""
-        found: list[Measurement | None] = []
-        prompts: dict[int, RenderedPrompt] = {}
-        rows = zip(
-            decoded_texts(subjects["messages"]), decoded_texts(subjects["completion"]), strict=True
-        )
-        for index, (messages, completion) in enumerate(rows):
-            prompt = self._prompt(messages, completion)
-            found.append(prompt if isinstance(prompt, Measurement) else None)
-            if isinstance(prompt, RenderedPrompt):
-                prompts[index] = prompt
+        texts = [decoded_texts(subjects[name]) for name in ("messages", "completion")]
+        found = [self._prompt(*row) for row in zip(*texts, strict=True)]
+        prompts = {i: it for i, it in enumerate(found) if isinstance(it, RenderedPrompt)}
         if progress is not None and len(prompts) < len(found):
             progress(len(found) - len(prompts))
         order = list(prompts)
@@ -83,18 +76,13 @@ class RewardModelLabeler:
                 found[index] = self._measurement(prompts[index], logit)
             if progress is not None:
                 progress(len(chosen))
-        return label_rows(self.identity, subjects, [m for m in found if m is not None])
+        measured = [it for it in found if isinstance(it, Measurement)]
+        return label_rows(self.identity, subjects, measured)
 
     def template_rows(self) -> pa.Table:
         """The chat template, which is what the model is asked."""
-        row: dict[str, object] = {
-            "template_sha256": self._template_sha256,
-            "kind": "chat template",
-            "name": self.identity.template,
-            "version": self._template_sha256[:8],
-            "text": self._builder.template,
-        }
-        return table_from_rows("templates", [row])
+        name, version = f"{self._config.name}-template", self._template_sha256[:8]
+        return template_row("chat template", name, version, self._builder.template)
 
     def close(self) -> None:
         """Drops the model."""

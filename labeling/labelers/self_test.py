@@ -52,7 +52,7 @@ def check_sentences(
     wrong = [
         f"{sentence.text!r}: {found.status} {found.score}, expected {_expected(sentence)}"
         for sentence, found in zip(sentences, measured, strict=True)
-        if not _holds(sentence, found.score)
+        if not _holds(sentence, found)
     ]
     if wrong:
         raise Misconfigured(
@@ -73,12 +73,10 @@ def _shipped(config: ClassifierConfig) -> tuple[SelfTestSentence, ...]:
     )
 
 
-def _holds(sentence: SelfTestSentence, score: float | None) -> bool:
-    if score is None:
-        return False
-    low = 0.0 if sentence.at_least is None else sentence.at_least
+def _holds(sentence: SelfTestSentence, found: Measurement) -> bool:
+    low = sentence.at_least or 0.0
     high = 1.0 if sentence.at_most is None else sentence.at_most
-    return low <= score <= high
+    return found.score is not None and low <= found.score <= high
 
 
 def _expected(sentence: SelfTestSentence) -> str:

@@ -16,16 +16,16 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
-from labeling.engines.chat import ChatAnswer, ChatEngine, ChatRequest, PaidWork
+from labeling.engines.chat import ChatAnswer, ChatRequest, PaidWork
 from labeling.engines.config import VllmEngineConfig
 from labeling.engines.load import load_writing_engine
-from labeling.engines.model_identity import ModelIdentity, engine_model
+from labeling.engines.model_identity import engine_model
 from labeling.engines.untrusted import UnfitPrompt
 from labeling.errors import Misconfigured
 from labeling.judges.attempts import attempt_rows, storable
 from labeling.judges.calls import ask_and_repair, written_request
-from labeling.judges.prompt import PROMPT_VERSION, nonce_of
-from labeling.judges.rubric import Principle, Rubric, load_rubric
+from labeling.judges.prompt import PROMPT_VERSION, Shown, nonce_of
+from labeling.judges.rubric import Principle, Rubric
 from labeling.label import UNREADABLE, LabelIdentity, Measurement, decoded_texts
 from labeling.reviser.config import RevisionConfig
 from labeling.reviser.wording import (
@@ -37,15 +37,15 @@ from labeling.reviser.wording import (
     template_sha256,
     template_text,
 )
+from labeling.shipped import template_row
 from warehouse.files import text_sha256
-from warehouse.schemas import table_from_rows
 
 KIND, CRITERION = "reviser", "revised"
 
 
 def load_constitution(config: RevisionConfig) -> Rubric:
     """The rubric whose principles are drawn from, with only the chosen ones. Misconfigured."""
-    rubric = load_rubric(config.constitution)
+    rubric = Rubric.load(config.constitution)
     names = [principle.name for principle in rubric.principles]
     if not names:
         raise Misconfigured(f"revision.constitution: {config.constitution} has no principles")
@@ -73,34 +73,6 @@ def reviser_revision(config: RevisionConfig, seed: int, resolve: Callable[[str],
     return text_sha256(json.dumps(parts, sort_keys=True))[:16]
 
 
-def build_reviser(
-    config: RevisionConfig,
-    *,
-    recipe: str,
-    device: str,
-    seed: int,
-    resolve: Callable[[str], str],
-    paid: PaidWork | None = None,
-) -> Reviser:
-    """The reviser of a configuration, loaded. `recipe` names the work its rows belong to.
-
-    Raises LabelingError for a constitution without principles, or a model that does not load.
-    """
-    model = engine_model(config.engine, resolve)
-    revision = reviser_revision(config, seed, resolve)
-    engine, facts = load_writing_engine(
-        config.engine,
-        model,
-        device=device,
-        key="revision",
-        paid=paid,
-        reuse_answers=config.reuse_answers,
-    )
-    reviser = Reviser(config, model, engine, revision=revision, recipe=recipe, seed=seed)
-    reviser.identity = replace(reviser.identity, **facts)
-    return reviser
-
-
 @dataclass(frozen=True)
 class _Question:
     """What is asked about one completion. No id is in it: the same text, the same question."""
@@ -116,15 +88,30 @@ class Reviser:
     def __init__(
         self,
         config: RevisionConfig,
-        model: ModelIdentity,
-        engine: ChatEngine,
         *,
-        revision: str,
         recipe: str,
+        device: str,
         seed: int,
+        resolve: Callable[[str], str],
+        paid: PaidWork | None = None,
     ) -> None:
-        self._config, self._engine, self._revision, self._seed = config, engine, revision, seed
+        """Loaded. `recipe` names the work its rows belong to.
+
+        Raises LabelingError for a constitution without principles, or a model that does not load.
+        """
+        model = engine_model(config.engine, resolve)
+        self._config, self._seed = config, seed
+        self._revision = reviser_revision(config, seed, resolve)
         self._constitution = load_constitution(config)
+        engine, facts = load_writing_engine(
+            config.engine,
+            model,
+            device=device,
+            key="revision",
+            paid=paid,
+            reuse_answers=config.reuse_answers,
+        )
+        self._engine = engine
         self._region: str | None = config.engine.model_dump(mode="json").get("region")
         self.identity = LabelIdentity(
             labeler=config.name,
@@ -140,6 +127,7 @@ class Reviser:
             score_scale="0..1",
             template=self._constitution.name,
             template_sha256=template_sha256(self._constitution),
+            **facts,
         )
 
     def revise(self, subjects: pa.Table, progress: Callable[[int], None] | None = None) -> pa.Table:
@@ -165,14 +153,8 @@ class Reviser:
 
     def template_rows(self) -> pa.Table:
         """What shaped the revisions: the wording and the principles."""
-        row: dict[str, object] = {
-            "template_sha256": self.identity.template_sha256,
-            "kind": "revision",
-            "name": self._constitution.name,
-            "version": self._constitution.version,
-            "text": template_text(self._constitution),
-        }
-        return table_from_rows("templates", [row])
+        shown = self._constitution
+        return template_row("revision", shown.name, shown.version, template_text(shown))
 
     def close(self) -> None:
         """Closes the engine."""
@@ -187,10 +169,11 @@ class Reviser:
             return UNREADABLE
         nonce = nonce_of(self._revision, messages, completion)
         try:
-            shown = revision_messages(self._constitution, principle, messages, completion, nonce)
+            shown = Shown(messages, completion, nonce, principle)
+            asked = revision_messages(self._constitution, shown)
         except UnfitPrompt as error:
             return Measurement("error", status_detail=storable(str(error)))
-        return _Question(completion, nonce, shown)
+        return _Question(completion, nonce, asked)
 
     def _request(self, question: _Question, _: int, attempt: int) -> ChatRequest:
         return written_request(

@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from labeling.judges.prompt import parsed_messages
-from labeling.judges.rubric import Principle, Rubric
+from labeling.judges.prompt import Shown
+from labeling.judges.rubric import Rubric
 from labeling.judges.verdict import REFUSAL, SURROUNDED, Pairs, Unreadable, sole_object
 from warehouse.files import text_sha256
 
@@ -71,16 +71,10 @@ class Revision:
     detail: str | None = None
 
 
-def revision_messages(
-    constitution: Rubric, principle: Principle, messages_json: str | None, completion: str,
-    nonce: str,
-) -> tuple[Mapping[str, str], ...]:  # fmt: skip
+def revision_messages(constitution: Rubric, shown: Shown) -> tuple[Mapping[str, str], ...]:
     """A system and a user message. Raises UnfitPrompt for messages that cannot be shown."""
-    messages = parsed_messages(messages_json)
-    return tuple(
-        {"role": role, "content": constitution.fill(text, messages, completion, nonce, principle)}
-        for role, text in (("system", _SYSTEM), ("user", _USER))
-    )
+    contents = shown.filled(constitution, {"system": _SYSTEM, "user": _USER})
+    return tuple({"role": role, "content": text} for role, text in contents.items())
 
 
 def read_revision(text: str, nonce: str | None = None) -> Revision:

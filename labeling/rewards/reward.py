@@ -28,8 +28,9 @@ from labeling.rewards.terms import (
     term_lists,
     value_column,
 )
+from labeling.shipped import template_row
 from warehouse.files import text_sha256
-from warehouse.schemas import conform, table_from_rows
+from warehouse.schemas import conform
 
 # Below this a labeler has said the same about every text, up to rounding.
 _SMALLEST_SD = 1e-6
@@ -82,14 +83,8 @@ def recipe_sha256(config: RewardConfig, scale: RewardScale) -> str:
 
 def recipe_template_row(config: RewardConfig, scale: RewardScale) -> pa.Table:
     """The recipe as one row of table `templates`."""
-    row: dict[str, object] = {
-        "template_sha256": recipe_sha256(config, scale),
-        "kind": "recipe",
-        "name": config.recipe,
-        "version": recipes.VERSIONS[config.recipe],
-        "text": recipe_text(config, scale),
-    }
-    return table_from_rows("templates", [row])
+    version, text = recipes.VERSIONS[config.recipe], recipe_text(config, scale)
+    return template_row("recipe", config.recipe, version, text)
 
 
 def compute_rewards(
@@ -113,7 +108,8 @@ def compute_rewards(
         for name, term in config.terms.items()
     ]
     usable = np.stack([term.usable for term in terms], axis=1)
-    z = _z_scores(terms, usable)
+    z = np.stack([(term.values - term.scale.mean) / term.scale.sd for term in terms], axis=1)
+    z = np.where(usable, z, 0.0)
     weights, tokens = _weights(config, z, usable), _tokens(rollouts, config)
     contributions = np.where(usable, weights * z, 0.0)
     reasons = exclusions(terms, usable, required, _further_reasons(config, usable, tokens))
@@ -141,12 +137,6 @@ def _identity(rollouts: pa.Table, config: RewardConfig, scale: RewardScale) -> d
         "recipe": pa.repeat(config.recipe, rollouts.num_rows),
         "recipe_sha256": pa.repeat(recipe_sha256(config, scale), rollouts.num_rows),
     }
-
-
-def _z_scores(terms: list[Term], usable: Bools) -> Floats:
-    """[rollouts, terms]; 0 where there is no usable label."""
-    z = np.stack([(term.values - term.scale.mean) / term.scale.sd for term in terms], axis=1)
-    return np.where(usable, z, 0.0)
 
 
 def _clipped(contributions: Floats, penalties: list[Penalty], clip: float) -> Floats:
@@ -203,15 +193,15 @@ def _further_reasons(config: RewardConfig, usable: Bools, tokens: Floats) -> dic
 
 def _penalties(config: RewardConfig, finish: pa.ChunkedArray, tokens: Floats) -> list[Penalty]:
     """What the configuration makes rollouts pay; an unknown finish reason costs nothing."""
-    cut_off = pc.fill_null(pc.equal(finish, "length"), False).to_numpy()
-    penalties = []
-    if config.truncation_penalty:
-        penalties.append(recipes.flat_penalty("truncation", cut_off, config.truncation_penalty))
-    if config.missing_eos_penalty is not None:
-        unfinished = pc.fill_null(pc.not_equal(finish, "stop"), False).to_numpy()
-        penalties.append(
-            recipes.flat_penalty("missing_eos", unfinished, config.missing_eos_penalty)
-        )
+    flat = (
+        ("truncation", pc.equal(finish, "length"), config.truncation_penalty),
+        ("missing_eos", pc.not_equal(finish, "stop"), config.missing_eos_penalty),
+    )
+    penalties = [
+        recipes.flat_penalty(name, pc.fill_null(applies, False).to_numpy(), price)
+        for name, applies, price in flat
+        if price
+    ]
     if config.length_penalty is not None:
         price = config.length_penalty
         penalties.append(recipes.length_penalty(tokens, price.per_token, price.free_tokens))

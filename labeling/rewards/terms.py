@@ -42,7 +42,6 @@ class Term:
     """
 
     labeler: str
-    config: RewardTerm
     scale: TermScale
     criterion: str
     values: Floats
@@ -80,18 +79,13 @@ def align_term(
     has_criterion = "criterion" in own.column_names and own.num_rows
     return Term(
         labeler=name,
-        config=term,
         scale=scale,
         criterion=str(own["criterion"][0]) if has_criterion else "",
         values=values,
         usable=is_scored & np.isfinite(values),
-        statuses=_flat(own["status"].take(place)),
-        label_ids=_flat(own["label_id"].take(place)),
+        statuses=own["status"].take(place).combine_chunks(),
+        label_ids=own["label_id"].take(place).combine_chunks(),
     )
-
-
-def _flat(column: pa.ChunkedArray) -> pa.Array:
-    return pa.concat_arrays(column.chunks) if column.chunks else pa.array([], column.type)
 
 
 def exclusions(

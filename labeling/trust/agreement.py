@@ -119,7 +119,6 @@ def agreement(
     level: Level = "nominal",
     categories: Sequence[float] | None = None,
     clusters: Sequence[object] | None = None,
-    seed: int = 0,
 ) -> Agreement:
     """All of the above with bootstrap intervals over clusters of items.
 
@@ -135,7 +134,6 @@ def agreement(
             krippendorff_alpha(matrix[rows], level),
         ),
         len(matrix) if clusters is None else clusters,
-        seed=seed,
     )
     twice = int(((~np.isnan(matrix)).sum(axis=1) >= 2).sum())
     return Agreement(twice, matrix.shape[1], *numbers)
@@ -144,9 +142,6 @@ def agreement(
 def bootstrapped(
     statistics: Callable[[npt.NDArray[np.intp]], Sequence[float | None]],
     clusters: int | Sequence[object],
-    *,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
 ) -> list[Estimate]:
     """Percentile bootstrap (Efron and Tibshirani 1993, chapter 13) drawing whole clusters.
 
@@ -161,10 +156,10 @@ def bootstrapped(
     values = statistics(np.arange(len(names)))
     if len(groups) < 2:
         return [Estimate(value) for value in values]
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     draws = [
         statistics(np.concatenate([groups[i] for i in rng.integers(len(groups), size=len(groups))]))
-        for _ in range(resamples)
+        for _ in range(RESAMPLES)
     ]
     return [_with_interval(value, [draw[k] for draw in draws]) for k, value in enumerate(values)]
 

@@ -55,14 +55,14 @@ def auc(scores: npt.ArrayLike, expected: npt.ArrayLike) -> float | None:
     return float(roc_auc_score(y, np.asarray(scores, np.float64)))
 
 
-def generalised_mean(values: Sequence[float | None], power: float = POWER) -> float | None:
-    """(mean of v^p)^(1/p) over the defined values; with p < 0 a single 0 makes it 0."""
+def generalised_mean(values: Sequence[float | None]) -> float | None:
+    """(mean of v^p)^(1/p) over the defined values, p = POWER < 0: a single 0 makes it 0."""
     defined = np.array([value for value in values if value is not None])
     if not len(defined):
         return None
-    if power < 0 and (defined == 0).any():
+    if (defined == 0).any():
         return 0.0
-    return float(np.mean(defined**power) ** (1 / power))
+    return float(np.mean(defined**POWER) ** (1 / POWER))
 
 
 def bias(scores: npt.ArrayLike, expected: npt.ArrayLike, members: Mapping[str, Bools]) -> Bias:

@@ -9,7 +9,6 @@ raters among themselves (agreement.py), which completions are compared (pipeline
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -137,11 +136,10 @@ def calibration(
     p, y = np.asarray(scores, np.float64), np.asarray(gold, np.float64)
     if not len(p):
         return Calibration(0, None, None, None, ())
-    by_width, width_shares = _reliability(p, y, w, np.arange(bins + 1) / bins)
-    by_mass, mass_shares = _reliability(p, y, w, np.quantile(p, np.linspace(0, 1, bins + 1)))
+    by_width, ece_width = _reliability(p, y, w, np.arange(bins + 1) / bins)
+    _, ece_mass = _reliability(p, y, w, np.quantile(p, np.linspace(0, 1, bins + 1)))
     brier = float(brier_score_loss(y, p, pos_label=1, sample_weight=w))
-    eces = _ece(by_width, width_shares), _ece(by_mass, mass_shares)
-    return Calibration(len(p), brier, *eces, tuple(by_width))
+    return Calibration(len(p), brier, ece_width, ece_mass, tuple(by_width))
 
 
 def corrected_rate(positive: int, of: int, counts: Accuracy) -> Estimate:
@@ -174,14 +172,13 @@ def corrected_rate(positive: int, of: int, counts: Accuracy) -> Estimate:
 
 def _reliability(
     p: Floats, y: Floats, w: Floats, edges: npt.NDArray[Any]
-) -> tuple[list[Bin], list[float]]:
-    """The bins that hold items, and the share of all weight in each."""
+) -> tuple[list[Bin], float]:
+    """The bins that hold items, and their ECE."""
     index = np.searchsorted(edges[1:-1], p, side="right")
-    rows, shares = [], []
+    rows, ece = [], 0.0
     for b in np.unique(index):
         inside = index == b
         part = w[inside]
-        shares.append(float(part.sum() / w.sum()))
         rows.append(
             Bin(
                 float(edges[b]), float(edges[b + 1]), int(inside.sum()),
@@ -189,9 +186,5 @@ def _reliability(
                 float(np.average(y[inside], weights=part)),
             )
         )  # fmt: skip
-    return rows, shares
-
-
-def _ece(rows: Sequence[Bin], shares: Sequence[float]) -> float:
-    pairs = zip(rows, shares, strict=True)
-    return sum(share * abs(row.rate - row.mean_score) for row, share in pairs)
+        ece += float(part.sum() / w.sum()) * abs(rows[-1].rate - rows[-1].mean_score)
+    return rows, ece

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from labeling.engines.chat import PaidWork
 from labeling.errors import LabelingError
-from labeling.gate.sentinels import SentinelSet, is_starter, load_sentinels
+from labeling.gate.sentinels import SentinelSet, is_starter
 from labeling.judges.config import JudgeConfig
 from labeling.judges.pairwise import pair_subjects
 from labeling.labelers.build import build_labeler, labeler_revision
@@ -202,7 +202,7 @@ def sentinel_set(config: RunConfig, labeler: LabelerConfig) -> SentinelSet | Non
         is_grammar = is_starter(labeler) and config.policy.starter_text is None
         name = "starter" if is_grammar else "default"
     try:
-        found = load_sentinels(name)
+        found = SentinelSet.load(name)
     except LabelingError as error:
         raise ConfigError(f"gate.sentinels: {error}") from error
     return found if found.of(labeler.criterion) else None

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 
 from labeling.errors import LabelingError
 from labeling.reviser.config import RevisionConfig
-from labeling.reviser.reviser import build_reviser, reviser_revision
+from labeling.reviser.reviser import Reviser, reviser_revision
 from labeling.reviser.wording import read_revision
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
@@ -199,7 +199,7 @@ class ReviseWorker:
 
     def __init__(self, settings: ReviserSettings) -> None:
         config = settings.config
-        self._reviser = build_reviser(
+        self._reviser = Reviser(
             settings.section,
             recipe=settings.recipe,
             device=choose_device(config.device),

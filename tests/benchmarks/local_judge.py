@@ -13,8 +13,10 @@ from pathlib import Path
 from statistics import median
 
 from labeling.engines.chat import ChatRequest
+from labeling.engines.config import VllmEngineConfig
 from labeling.engines.local.vllm_chat import VllmChatEngine
 from labeling.engines.local.vllm_scorer import VllmScorer
+from labeling.engines.model_identity import identify_model
 from pipeline.runtime.machine import choose_device
 from tests.benchmarks.figures import print_figure, seconds_in_turn
 from tests.labeling.models import byte_tokenizer, save_judge
@@ -28,7 +30,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as here:
         tokenizer = byte_tokenizer()
         folder = str(save_judge(Path(here), tokenizer=tokenizer))
-        engine = VllmChatEngine(folder, tokenizer, label="random", device=choose_device("auto"))
+        config = VllmEngineConfig(kind="vllm", model=folder)
+        model = identify_model(folder, None, str)
+        engine = VllmChatEngine(config, model, choose_device("auto"), tokenizer)
         scorer = VllmScorer.__new__(VllmScorer)  # over the engine that is there
         scorer._llm = engine._llm
         questions = _questions()

@@ -13,7 +13,7 @@ from statistics import mean
 
 import pytest
 
-from labeling.gate.sentinels import CANARIES, load_sentinels
+from labeling.gate.sentinels import CANARIES, SentinelSet
 from labeling.labeler import Labeler
 from labeling.labelers.build import build_labeler
 from pipeline.configs.loading import load_config
@@ -45,7 +45,7 @@ def scores(judge: Labeler, texts: list[str]) -> list[float]:
 
 
 def gold(side: float) -> list[str]:
-    items = load_sentinels("starter").of("helpfulness")
+    items = SentinelSet.load("starter").of("helpfulness")
     return [i.completion for i in items if i.kind == "gold" and i.gold["helpfulness"] == side]
 
 
@@ -62,7 +62,7 @@ def test_case_09_an_answer_that_grades_itself_gains_nothing(judge: Labeler, atta
 
 
 def test_case_11_canaries_score_at_the_floor(judge: Labeler):
-    items = [i for i in load_sentinels("starter").of("helpfulness") if i.kind in CANARIES]
+    items = [i for i in SentinelSet.load("starter").of("helpfulness") if i.kind in CANARIES]
     scored = scores(judge, [item.completion for item in items])
     found = dict(zip([item.id for item in items], scored, strict=True))
     assert len(found) >= 6

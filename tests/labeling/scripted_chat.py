@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from labeling.engines.chat import ChatAnswer, ChatRequest
 from labeling.engines.model_identity import ModelIdentity
 from labeling.judges.config import JudgeConfig
-from labeling.judges.rubric import load_rubric
+from labeling.judges.rubric import Rubric
 from labeling.judges.written import WrittenJudgeLabeler
 from tests.labeling.subjects import subjects
 from warehouse.schemas import TABLES
@@ -75,7 +75,7 @@ def build(
 ) -> tuple[WrittenJudgeLabeler, ScriptedChat]:
     engine = ScriptedChat(reply)
     config = configured(**changes)  # type: ignore[arg-type]
-    rubric = load_rubric(config.rubric)
+    rubric = Rubric.load(config.rubric)
     model = ModelIdentity("big-judge", None, "big-judge@there")
     return WrittenJudgeLabeler(config, rubric, model, "rev", engine, seed=seed), engine
 

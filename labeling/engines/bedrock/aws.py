@@ -13,8 +13,10 @@ from labeling.engines.config import BatchConfig, BedrockEngineConfig
 from labeling.errors import LabelingError, Misconfigured
 
 
-def aws_client(config: BedrockEngineConfig, service: str) -> Any:
-    """A client that retries by itself, `max_retries` times. Raises Misconfigured.
+def aws_client(
+    config: BedrockEngineConfig, service: str, *, retries: int, endpoint_url: str | None = None
+) -> Any:
+    """A client that retries by itself, `retries` times. Raises Misconfigured.
 
     Another endpoint than AWS's own (a VPC's, a test's) is set as boto3 documents it, for instance
     by the environment variable AWS_ENDPOINT_URL_S3.
@@ -24,13 +26,14 @@ def aws_client(config: BedrockEngineConfig, service: str) -> Any:
     from botocore.exceptions import BotoCoreError
 
     settings = Config(
-        retries={"mode": "standard", "total_max_attempts": config.max_retries + 1},
+        retries={"mode": "standard", "total_max_attempts": retries + 1},
         read_timeout=config.timeout_seconds,
         connect_timeout=min(10.0, config.timeout_seconds),
+        max_pool_connections=config.max_in_flight,
     )
     try:
         session = boto3.Session(profile_name=config.profile, region_name=config.region)
-        return session.client(service, config=settings)
+        return session.client(service, endpoint_url=endpoint_url, config=settings)
     except (BotoCoreError, ValueError) as error:
         raise Misconfigured(f"cannot reach {service} in {config.region}: {error}") from error
 

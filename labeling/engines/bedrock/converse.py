@@ -13,15 +13,23 @@ import json
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from importlib import metadata
 from typing import Any
 
+from labeling.engines.bedrock.aws import aws_client
 from labeling.engines.chat import ChatAnswer, ChatRequest
 from labeling.engines.config import BedrockEngineConfig
-from labeling.engines.prices import Budget, Price
-from labeling.engines.remote.dispatch import Call, Dispatcher, Limits
-from labeling.engines.remote.failures import REFUSES_EVERYBODY, CallFailed, http_failure
+from labeling.engines.prices import Price
+from labeling.engines.remote.dispatch import Call, Dispatcher
+from labeling.engines.remote.failures import (
+    REFUSES_EVERYBODY,
+    CallFailed,
+    http_failure,
+    lost,
+    malformed,
+)
+from labeling.engines.remote.shared_limits import Limits
 from labeling.errors import LabelingError, Misconfigured
 
 _STATUSES = {
@@ -49,27 +57,22 @@ class BedrockChatEngine:
         """Raises Misconfigured for an unknown profile."""
         self.model, self.version = config.model, metadata.version("boto3")
         self._config = config
-        self._client = _client(config)
+        self._client = aws_client(
+            config, "bedrock-runtime", retries=0, endpoint_url=config.endpoint_url
+        )
         self._dispatcher = Dispatcher(limits, price)
+        self.budget = self._dispatcher.budget  # for whoever spends from it too
 
     def complete(
         self, requests: Sequence[ChatRequest], done: Callable[[ChatAnswer], None] | None = None
     ) -> list[ChatAnswer]:
         """See ChatEngine.complete."""
-        return self._dispatcher.complete(requests, self._session, done)
-
-    @property
-    def budget(self) -> Budget:
-        """Of this engine, for whoever spends from it too."""
-        return self._dispatcher.budget
+        return self._dispatcher.complete(requests, self._open, done)
 
     def close(self) -> None:
         """Closes the connections; leaves the shared limits."""
         self._client.close()
         self._dispatcher.close()
-
-    def _session(self) -> AbstractAsyncContextManager[Call]:
-        return self._open()
 
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[Call]:
@@ -92,10 +95,12 @@ class BedrockChatEngine:
             message = f"no answer in {self._config.timeout_seconds:g} s"
             raise CallFailed("timeout", "ReadTimeoutError", message, may_be_billed=True) from error
         except (exceptions.ConnectionError, exceptions.HTTPClientError) as error:
-            raise _lost_connection(error) from error
+            is_away = isinstance(
+                error, exceptions.EndpointConnectionError | exceptions.ConnectTimeoutError
+            )
+            raise lost(type(error).__name__, str(error), is_away=is_away) from error
         except parsers.ResponseParserError as error:
-            message = "the body is no Converse answer"
-            raise CallFailed("error", "malformed_body", message, may_be_billed=True) from error
+            raise malformed("the body is no Converse answer") from error
         except exceptions.ParamValidationError as error:
             name = type(error).__name__
             raise CallFailed("error", name, str(error), is_retryable=False) from error
@@ -108,8 +113,8 @@ class BedrockChatEngine:
         about, message = response.get("ResponseMetadata", {}), response["Error"].get("Message", "")
         code, status = response["Error"].get("Code", "unknown"), about.get("HTTPStatusCode", 500)
         if status in REFUSES_EVERYBODY:
-            what = "engine.model and its access" if status == 404 else "the AWS credentials and"
-            what = what if status == 404 else f"{what} bedrock:InvokeModel"
+            what = "the AWS credentials and bedrock:InvokeModel"
+            what = "engine.model and its access" if status == 404 else what
             return LabelingError(f"{self._where()} refuses every call ({code}): check {what}")
         if code == "ValidationException" and _WRONG_MODEL.search(message):
             return LabelingError(f"{self._where()} refuses every call: {message}; check the model")
@@ -124,38 +129,6 @@ class BedrockChatEngine:
     def _where(self) -> str:
         profile = self._config.profile or "default"
         return f"Bedrock in {self._config.region}, profile {profile}, model {self.model}"
-
-
-def _client(config: BedrockEngineConfig) -> Any:
-    import boto3
-    from botocore.config import Config
-    from botocore.exceptions import BotoCoreError
-
-    settings = Config(
-        retries={"total_max_attempts": 1},  # `max_attempts` counts the retries alone
-        read_timeout=config.timeout_seconds,
-        connect_timeout=min(10.0, config.timeout_seconds),
-        max_pool_connections=config.max_in_flight,
-    )
-    try:
-        session = boto3.Session(profile_name=config.profile, region_name=config.region)
-        return session.client("bedrock-runtime", endpoint_url=config.endpoint_url, config=settings)
-    except (BotoCoreError, ValueError) as error:
-        raise Misconfigured(f"cannot reach Bedrock in {config.region}: {error}") from error
-
-
-def _lost_connection(error: Exception) -> CallFailed:
-    """Nobody there, or one that went away while it worked on the call."""
-    from botocore.exceptions import ConnectTimeoutError, EndpointConnectionError
-
-    is_away = isinstance(error, EndpointConnectionError | ConnectTimeoutError)
-    return CallFailed(
-        "error",
-        type(error).__name__,
-        str(error),
-        may_be_billed=not is_away,
-        is_unreachable=is_away,
-    )
 
 
 def converse_arguments(model: str, request: ChatRequest) -> dict[str, Any]:
@@ -191,8 +164,7 @@ def converse_answer(key: str, model: str, response: dict[str, Any]) -> ChatAnswe
     blocks = response.get("output", {}).get("message", {}).get("content", [])
     reason, usage = response.get("stopReason"), response.get("usage", {})
     if reason is None:
-        message = "the body has no stopReason"
-        raise CallFailed("error", "malformed_body", message, may_be_billed=True)
+        raise malformed("the body has no stopReason")
     inputs = [block["toolUse"]["input"] for block in blocks if "toolUse" in block]
     text = "".join(block["text"] for block in blocks if "text" in block)
     if inputs:

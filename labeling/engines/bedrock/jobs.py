@@ -66,7 +66,9 @@ class BatchJobs:
         self._config, self._batch = config, batch
         bucket, _, prefix = batch.s3_uri.removeprefix("s3://").partition("/")
         self._bucket, self._prefix = bucket, prefix.rstrip("/") + "/" if prefix else ""
-        self._s3, self._bedrock = aws_client(config, "s3"), aws_client(config, "bedrock")
+        self._s3, self._bedrock = (
+            aws_client(config, service, retries=config.max_retries) for service in ("s3", "bedrock")
+        )
 
     def find(self, name: str) -> Job | int:
         """The job for the content of this name, running or with answers; else a number for one."""

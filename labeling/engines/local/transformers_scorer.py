@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from labeling.engines.config import TransformersEngineConfig
+from labeling.engines.model_identity import ModelIdentity
 from labeling.engines.tokens import pad_right, token_batches
 
 
@@ -13,34 +15,27 @@ class TransformersScorer:
 
     name = "transformers"
 
-    def __init__(
-        self,
-        model: str,
-        *,
-        device: str,
-        revision: str | None = None,
-        dtype: str = "auto",
-        max_model_len: int | None = None,
-        token_budget: int = 8192,
-    ) -> None:
+    def __init__(self, config: TransformersEngineConfig, model: ModelIdentity, device: str) -> None:
         import torch
 
         from labeling.engines.hugging_face import transformers
 
         self._torch = torch
-        kind = "float32" if device == "cpu" and dtype == "auto" else dtype
+        dtype = "float32" if device == "cpu" and config.dtype == "auto" else config.dtype
         loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
-            model, revision=revision, dtype=kind
+            model.location, revision=model.commit, dtype=dtype
         )
         self._model = loaded.to(device).eval()
-        self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(model, revision=revision)
-        self._token_budget = token_budget
+        self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
+            model.location, revision=model.commit
+        )
+        self._token_budget = config.token_budget
         self.version = transformers.__version__
         self.device = device
         self.dtype = str(self._model.dtype).removeprefix("torch.")
         context = int(self._model.config.max_position_embeddings)
         # One place stays free for the label, as vLLM needs it, so that both refuse the same rows.
-        self.max_prompt_tokens = min(context, max_model_len or context) - 1
+        self.max_prompt_tokens = min(context, config.max_model_len or context) - 1
 
     def label_logprobs(
         self, prompts: Sequence[list[int]], label_ids: Sequence[int]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from labeling.engines.config import VllmEngineConfig
+from labeling.engines.model_identity import ModelIdentity
+
 if TYPE_CHECKING:
     from vllm import LLM
 
@@ -35,3 +38,17 @@ def load_vllm(
     else:
         settings |= {"dtype": dtype, "gpu_memory_utilization": 0.9}
     return LLM(model, **(settings | options))
+
+
+def load_judge(config: VllmEngineConfig, model: ModelIdentity, device: str, **options: Any) -> LLM:
+    """A vLLM engine by the `engine` section of a judge."""
+    options |= {"revision": model.commit, "tokenizer_revision": model.commit}
+    if device != "cpu":
+        options["gpu_memory_utilization"] = config.gpu_memory_utilization
+    return load_vllm(
+        model.location,
+        device=device,
+        dtype=config.dtype,
+        max_model_len=config.max_model_len,
+        **options,
+    )

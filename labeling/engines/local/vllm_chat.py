@@ -13,7 +13,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from labeling.engines.chat import ChatAnswer, ChatRequest
-from labeling.engines.local.vllm import load_vllm
+from labeling.engines.config import VllmEngineConfig
+from labeling.engines.local.vllm import load_judge
+from labeling.engines.model_identity import ModelIdentity
 from labeling.engines.untrusted import PLACEHOLDERS, PromptEncoder, UnfitPrompt, template_pieces
 from labeling.errors import LabelingError
 
@@ -26,35 +28,18 @@ class VllmChatEngine:
     name = "vllm"
 
     def __init__(
-        self,
-        model: str,
-        tokenizer: Any,
-        *,
-        label: str,
-        device: str,
-        revision: str | None = None,
-        dtype: str = "auto",
-        max_model_len: int | None = None,
-        gpu_memory_utilization: float = 0.9,
+        self, config: VllmEngineConfig, model: ModelIdentity, device: str, tokenizer: Any
     ) -> None:
-        """`model` is where the weights lie, `label` the name that rows give them."""
         import vllm
 
         # vLLM heeds this flag here and not in a request. Without it a weak model spends its room on
         # white space, which JSON allows.
         form = {"backend": "xgrammar", "disable_any_whitespace": True}
-        options: dict[str, Any] = {"structured_outputs_config": form}
-        if revision is not None:
-            options |= {"revision": revision, "tokenizer_revision": revision}
-        if device != "cpu":
-            options["gpu_memory_utilization"] = gpu_memory_utilization
         self._tokenizer, self._encoder = tokenizer, PromptEncoder(tokenizer)
         self._pieces: dict[tuple[str, ...], list[str]] = {}
-        self._llm: Any = load_vllm(
-            model, device=device, dtype=dtype, max_model_len=max_model_len, **options
-        )
+        self._llm: Any = load_judge(config, model, device, structured_outputs_config=form)
         model_config = self._llm.llm_engine.model_config
-        self.version, self.model, self.device = vllm.__version__, label, device
+        self.version, self.model, self.device = vllm.__version__, config.model, device
         self.dtype = str(model_config.dtype).removeprefix("torch.")
         self.family = str(model_config.hf_config.model_type)
         self._room = int(model_config.max_model_len)

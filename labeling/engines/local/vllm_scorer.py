@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from labeling.engines.local.vllm import load_vllm
+from labeling.engines.config import VllmEngineConfig
+from labeling.engines.local.vllm import load_judge
+from labeling.engines.model_identity import ModelIdentity
 
 
 class VllmScorer:
@@ -17,26 +19,10 @@ class VllmScorer:
 
     name = "vllm"
 
-    def __init__(
-        self,
-        model: str,
-        *,
-        device: str,
-        revision: str | None = None,
-        dtype: str = "auto",
-        max_model_len: int | None = None,
-        gpu_memory_utilization: float = 0.9,
-    ) -> None:
+    def __init__(self, config: VllmEngineConfig, model: ModelIdentity, device: str) -> None:
         import vllm
 
-        options: dict[str, Any] = {}
-        if revision is not None:
-            options |= {"revision": revision, "tokenizer_revision": revision}
-        if device != "cpu":
-            options["gpu_memory_utilization"] = gpu_memory_utilization
-        self._llm: Any = load_vllm(
-            model, device=device, dtype=dtype, max_model_len=max_model_len, **options
-        )
+        self._llm: Any = load_judge(config, model, device)
         self.version = vllm.__version__
         self.device = device
         model_config = self._llm.llm_engine.model_config
@@ -47,15 +33,9 @@ class VllmScorer:
         self, prompts: Sequence[list[int]], label_ids: Sequence[int]
     ) -> list[list[float]]:
         """See ScoreEngine.label_logprobs."""
-        from vllm import SamplingParams, TokensPrompt
-
-        if not prompts:
-            return []
-        parameters = SamplingParams(
-            temperature=0.0, max_tokens=1, logprob_token_ids=list(label_ids), detokenize=False
+        outputs = self._generate(
+            prompts, max_tokens=1, logprob_token_ids=list(label_ids), detokenize=False
         )
-        requests = [TokensPrompt(prompt_token_ids=list(ids)) for ids in prompts]
-        outputs = self._llm.generate(requests, parameters, use_tqdm=False)
         return [
             [float(output.outputs[0].logprobs[0][token].logprob) for token in label_ids]
             for output in outputs
@@ -63,14 +43,17 @@ class VllmScorer:
 
     def write(self, prompts: Sequence[list[int]], max_tokens: int) -> list[str]:
         """See ScoreEngine.write."""
+        outputs = self._generate(prompts, max_tokens=max_tokens)
+        return [output.outputs[0].text for output in outputs]
+
+    def _generate(self, prompts: Sequence[list[int]], **sampling: Any) -> list[Any]:
         from vllm import SamplingParams, TokensPrompt
 
         if not prompts:
             return []
-        parameters = SamplingParams(temperature=0.0, max_tokens=max_tokens)
         requests = [TokensPrompt(prompt_token_ids=list(ids)) for ids in prompts]
-        outputs = self._llm.generate(requests, parameters, use_tqdm=False)
-        return [output.outputs[0].text for output in outputs]
+        parameters = SamplingParams(temperature=0.0, **sampling)
+        return list(self._llm.generate(requests, parameters, use_tqdm=False))
 
     def close(self) -> None:
         """Drops the engine."""

@@ -62,13 +62,36 @@ class CachedChatEngine:
         self, requests: Sequence[ChatRequest], done: Callable[[ChatAnswer], None] | None = None
     ) -> list[ChatAnswer]:
         """See ChatEngine.complete. Of equal requests one is sent, its answer is given to all."""
+        identities = {r.key: _identity(self._place, r) for r in requests}
+        askers: dict[str, list[ChatRequest]] = {}
+        for request in requests:
+            askers.setdefault(identities[request.key], []).append(request)
+        answers: dict[str, ChatAnswer] = {}
+
+        def give(answer: ChatAnswer) -> None:
+            answers[answer.key] = answer
+            if done is not None:
+                done(answer)
+
         with closing(_AnswerFile(self._path)) as file:
-            batch = _Batch(file, requests, [_identity(self._place, r) for r in requests], done)
-            batch.answer_from_file()
-            asked = batch.unanswered()
-            if asked:
-                batch.check(self._engine.complete(asked, batch.arrived))
-        return batch.answers()
+
+            def arrived(answer: ChatAnswer) -> None:
+                """First written down, then told to all who asked it."""
+                identity = identities[answer.key]
+                if answer.status in KEPT_STATUSES:
+                    file.write(identity, answer)
+                give(answer)
+                for request in askers[identity][1:]:
+                    give(_again(answer, request.key))
+
+            for identity, answer in file.read(list(askers)).items():
+                for request in askers[identity]:
+                    give(_again(answer, request.key))
+            asked = [first for first, *_ in askers.values() if first.key not in answers]
+            for answer in self._engine.complete(asked, arrived) if asked else []:
+                if answer.key not in answers:  # returned, but not told of
+                    arrived(answer)
+        return [answers[request.key] for request in requests if request.key in answers]
 
     def close(self) -> None:
         """Closes the engine; the file is closed after every batch."""
@@ -101,56 +124,6 @@ def forget_answers(
     return found
 
 
-class _Batch:
-    """One call of complete(): who asked what, and what has come."""
-
-    def __init__(
-        self,
-        file: _AnswerFile,
-        requests: Sequence[ChatRequest],
-        identities: Sequence[str],
-        done: Callable[[ChatAnswer], None] | None,
-    ) -> None:
-        self._file, self._requests, self._done = file, requests, done
-        self._askers: dict[str, list[ChatRequest]] = {}
-        for request, identity in zip(requests, identities, strict=True):
-            self._askers.setdefault(identity, []).append(request)
-        self._identity_of = dict(zip((r.key for r in requests), identities, strict=True))
-        self._answers: dict[str, ChatAnswer] = {}
-
-    def answer_from_file(self) -> None:
-        for identity, answer in self._file.read(list(self._askers)).items():
-            for request in self._askers[identity]:
-                self._give(_again(answer, request.key))
-
-    def unanswered(self) -> list[ChatRequest]:
-        """The first asker of everything that is to be paid for."""
-        return [askers[0] for askers in self._askers.values() if askers[0].key not in self._answers]
-
-    def arrived(self, answer: ChatAnswer) -> None:
-        """An answer of the engine: first written down, then told."""
-        identity = self._identity_of[answer.key]
-        if answer.status in KEPT_STATUSES:
-            self._file.write(identity, answer)
-        self._give(answer)
-        for request in self._askers[identity][1:]:
-            self._give(_again(answer, request.key))
-
-    def check(self, returned: Sequence[ChatAnswer]) -> None:
-        """Takes what the engine returned without having told of it."""
-        for answer in returned:
-            if answer.key not in self._answers:
-                self.arrived(answer)
-
-    def answers(self) -> list[ChatAnswer]:
-        return [self._answers[r.key] for r in self._requests if r.key in self._answers]
-
-    def _give(self, answer: ChatAnswer) -> None:
-        self._answers[answer.key] = answer
-        if self._done is not None:
-            self._done(answer)
-
-
 class _AnswerFile:
     """The SQLite file, open for one batch; unusable, it holds nothing and says so once."""
 
@@ -168,10 +141,13 @@ class _AnswerFile:
         found: dict[str, ChatAnswer] = {}
         for start in range(0, len(identities), _CHUNK):
             chunk = identities[start : start + _CHUNK]
-            for row in self._rows(chunk):
-                answer = _decoded(*row)
-                if answer is not None:
-                    found[row[0]] = answer
+            query = f"{_ROWS} where request in ({', '.join('?' * len(chunk))})"
+            try:
+                rows = self._connection.execute(query, chunk).fetchall() if self._connection else []
+            except sqlite3.Error as error:
+                logger.warning("%s: a part cannot be read, is asked again: %s", self._path, error)
+                continue
+            found |= {row[0]: it for row in rows if (it := _decoded(*row)) is not None}
         return found
 
     def write(self, identity: str, answer: ChatAnswer) -> None:
@@ -191,17 +167,6 @@ class _AnswerFile:
         if self._connection is not None:
             self._connection.close()
         self._connection = None
-
-    def _rows(self, identities: Sequence[str]) -> list[tuple[str, str, str]]:
-        if self._connection is None:
-            return []
-        marks = ", ".join("?" * len(identities))
-        query = f"{_ROWS} where request in ({marks})"
-        try:
-            return self._connection.execute(query, identities).fetchall()
-        except sqlite3.Error as error:
-            logger.warning("%s: a part cannot be read, is asked again: %s", self._path, error)
-            return []
 
     def _open(self) -> sqlite3.Connection:
         """The file with its table; one that is no database is renamed and a new one begun."""
@@ -245,20 +210,13 @@ def _identity(place: Sequence[object], request: ChatRequest) -> str:
     """64 hex digits of all that the endpoint is told; `key` is the caller's own."""
     told = {name: value for name, value in vars(request).items() if name != "key"}
     told["messages"] = [dict(message) for message in request.messages]
-    text = json.dumps([*place, told], sort_keys=True)
-    return text_sha256(text)
+    return text_sha256(json.dumps([*place, told], sort_keys=True))
 
 
 def _again(answer: ChatAnswer, key: str) -> ChatAnswer:
     """The answer for another asker, who pays nothing and does not wait."""
     return replace(
-        answer,
-        key=key,
-        is_cached=True,
-        cost_usd=0.0,
-        retries=0,
-        seconds=0.0,
-        queued_seconds=0.0,
+        answer, key=key, is_cached=True, cost_usd=0.0, retries=0, seconds=0.0, queued_seconds=0.0
     )
 
 

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import cast
 
 from labeling.engines.chat import BudgetSpent, ChatAnswer, ChatRequest
@@ -24,7 +24,7 @@ from labeling.engines.prices import Budget, Price, TokenRate, likely_tokens
 from labeling.engines.remote.failures import CallFailed, Times, retrying
 from labeling.engines.remote.shared_limits import (
     LEASE_SECONDS,
-    Account,
+    Limits,
     SharedBudget,
     budget_and_rate,
 )
@@ -38,39 +38,15 @@ Call = Callable[[ChatRequest], Awaitable[ChatAnswer]]
 Done = Callable[[ChatAnswer], None]
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What all calls of an engine share. Slots and retries are counts; None: no limit.
-
-    `account`: shared with other processes; None: with none.
-    """
-
-    max_in_flight: int
-    tokens_per_minute: int | None
-    budget_usd: float | None
-    max_retries: int
-    account: Account | None = None
-
-
 class Dispatcher:
     """Keeps the budget and the rate of one engine over all its batches."""
 
     def __init__(self, limits: Limits, price: Price | None) -> None:
         """Raises ValueError for a budget without a price."""
         self._limits = limits
-        self._budget, self._rate = budget_and_rate(
-            limits.budget_usd,
-            price,
-            limits.tokens_per_minute,
-            limits.max_in_flight,
-            limits.account,
-        )
+        # An engine that also sends by other ways than this one draws on the budget too.
+        self.budget, self._rate = budget_and_rate(limits, price)
         self._turn = threading.Lock()
-
-    @property
-    def budget(self) -> Budget:
-        """What an engine draws on that also sends by other ways than this one."""
-        return self._budget
 
     def complete(
         self,
@@ -89,8 +65,8 @@ class Dispatcher:
 
     def close(self) -> None:
         """Leaves what is shared with other processes."""
-        if isinstance(self._budget, SharedBudget):
-            self._budget.close()
+        if isinstance(self.budget, SharedBudget):
+            self.budget.close()
 
     async def _complete(
         self,
@@ -99,7 +75,7 @@ class Dispatcher:
         done: Done | None,
     ) -> list[ChatAnswer]:
         async with session() as call:
-            batch = _Batch(self._limits, self._budget, self._rate, call, done)
+            batch = _Batch(self._limits, self.budget, self._rate, call, done)
             return await batch.complete(requests)
 
 

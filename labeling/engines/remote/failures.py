@@ -74,6 +74,18 @@ def http_failure(
     )
 
 
+def malformed(message: str) -> CallFailed:
+    """The body is no answer, though the endpoint has worked for it."""
+    return CallFailed("error", "malformed_body", message, may_be_billed=True)
+
+
+def lost(error_type: str, message: str, *, is_away: bool) -> CallFailed:
+    """Nobody there (`is_away`), or one that went away while it worked on the call."""
+    return CallFailed(
+        "error", error_type, message, may_be_billed=not is_away, is_unreachable=is_away
+    )
+
+
 def retry_after_seconds(header: str | None) -> float | None:
     """Seconds of a Retry-After header, which is a number or an HTTP date; None where unreadable."""
     if header is None:
@@ -81,15 +93,13 @@ def retry_after_seconds(header: str | None) -> float | None:
     try:
         seconds = float(header)
     except ValueError:
-        pass
-    else:
-        return max(0.0, seconds) if math.isfinite(seconds) else None
-    try:
-        at = parsedate_to_datetime(header)
-    except ValueError:
-        return None
-    at = at if at.tzinfo else at.replace(tzinfo=UTC)
-    return max(0.0, (at - datetime.now(UTC)).total_seconds())
+        try:
+            at = parsedate_to_datetime(header)
+        except ValueError:
+            return None
+        at = at if at.tzinfo else at.replace(tzinfo=UTC)
+        seconds = (at - datetime.now(UTC)).total_seconds()
+    return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
 # Full jitter: uniform between 0 and a bound that doubles, so that calls refused together do not

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -18,8 +18,15 @@ from urllib.parse import urlsplit
 from labeling.engines.chat import ChatAnswer, ChatRequest
 from labeling.engines.config import OpenAIEngineConfig
 from labeling.engines.prices import Price
-from labeling.engines.remote.dispatch import Call, Dispatcher, Limits
-from labeling.engines.remote.failures import REFUSES_EVERYBODY, CallFailed, http_failure
+from labeling.engines.remote.dispatch import Call, Dispatcher
+from labeling.engines.remote.failures import (
+    REFUSES_EVERYBODY,
+    CallFailed,
+    http_failure,
+    lost,
+    malformed,
+)
+from labeling.engines.remote.shared_limits import Limits
 from labeling.errors import LabelingError, Misconfigured
 
 if TYPE_CHECKING:
@@ -50,14 +57,11 @@ class OpenAIChatEngine:
         self, requests: Sequence[ChatRequest], done: Callable[[ChatAnswer], None] | None = None
     ) -> list[ChatAnswer]:
         """See ChatEngine.complete."""
-        return self._dispatcher.complete(requests, self._session, done)
+        return self._dispatcher.complete(requests, self._open, done)
 
     def close(self) -> None:
         """No connection stays open between batches; leaves the shared limits."""
         self._dispatcher.close()
-
-    def _session(self) -> AbstractAsyncContextManager[Call]:
-        return self._open()
 
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[Call]:
@@ -91,21 +95,14 @@ class OpenAIChatEngine:
         except openai.APIConnectionError as error:
             raise self._lost_connection(error) from None
         except (openai.APIError, ValueError) as error:
-            raise _malformed(f"not JSON of a completion ({type(error).__name__})") from None
+            raise malformed(f"not JSON of a completion ({type(error).__name__})") from None
         return _answer(request.key, completion)
 
     def _lost_connection(self, error: APIConnectionError) -> CallFailed:
-        """Nobody there, or one that went away while it worked on the call."""
         name = type(error.__cause__ or error).__name__
         is_away = name == "ConnectError"  # by name: which HTTP client it has is openai's affair
         what = "no connection to" if is_away else "lost the connection to"
-        return CallFailed(
-            "error",
-            name,
-            f"{what} {self._place} ({name})",
-            may_be_billed=not is_away,
-            is_unreachable=is_away,
-        )
+        return lost(name, f"{what} {self._place} ({name})", is_away=is_away)
 
     def _arguments(self, request: ChatRequest) -> dict[str, Any]:
         arguments: dict[str, Any] = {
@@ -166,18 +163,14 @@ def _api_key(variable: str | None) -> str | None:
     return key
 
 
-def _malformed(message: str) -> CallFailed:
-    return CallFailed("error", "malformed_body", message, may_be_billed=True)
-
-
 def _answer(key: str, completion: ChatCompletion) -> ChatAnswer:
     """Raises CallFailed for a body that is no completion; the library does not check it."""
     from openai.types.chat import ChatCompletion
 
     if not isinstance(completion, ChatCompletion):
-        raise _malformed("the body is no JSON")
+        raise malformed("the body is no JSON")
     if not completion.choices or completion.choices[0].message is None:
-        raise _malformed("the body has no choices")
+        raise malformed("the body has no choices")
     choice, usage = completion.choices[0], completion.usage
     if usage is not None and not usage.prompt_tokens:  # there is no empty prompt: not counted
         usage = None

@@ -21,8 +21,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from labeling.engines.chat import BudgetSpent, ChatRequest
-from labeling.engines.prices import Budget, Price, TokenRate, worst_cost
+from labeling.engines.chat import BudgetSpent
+from labeling.engines.prices import Budget, Price, TokenRate
 
 LEASE_SECONDS = 30.0  # a worker that has not renewed for so long is dead
 _BUSY_SECONDS = 60.0
@@ -45,6 +45,20 @@ class Account:
     path: Path
     name: str
     budget_usd: float | None = None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What all calls of an engine share. Slots and retries are counts; None: no limit.
+
+    `account`: shared with other processes; None: with none.
+    """
+
+    max_in_flight: int
+    tokens_per_minute: int | None
+    budget_usd: float | None
+    max_retries: int
+    account: Account | None = None
 
 
 class AccountFile:
@@ -146,10 +160,6 @@ class SharedBudget(Budget):
         with self._file.change() as con:
             return _sums(con, self._account.name)[0]
 
-    def promise(self, request: ChatRequest) -> float | None:
-        """See Budget.promise; also None where all slots are taken."""
-        return self.set_aside(0.0 if self._price is None else worst_cost(self._price, request))
-
     def set_aside(self, worst: float) -> float | None:
         """See Budget.set_aside; also None where all slots are taken."""
         name = self._account.name
@@ -222,18 +232,14 @@ class SharedRate(TokenRate):
         con.execute("update accounts set free_at = ? where account = ?", [free_at, self._name])
 
 
-def budget_and_rate(
-    usd: float | None,
-    price: Price | None,
-    per_minute: int | None,
-    slots: int,
-    account: Account | None,
-) -> tuple[Budget, TokenRate]:
+def budget_and_rate(limits: Limits, price: Price | None) -> tuple[Budget, TokenRate]:
     """Of the account, or without one of this process. Raises ValueError as Budget does."""
+    usd, account, per_minute = limits.budget_usd, limits.account, limits.tokens_per_minute
     if account is None:
         return Budget(usd, price), TokenRate(per_minute)
     file = AccountFile(account)
-    return SharedBudget(usd, price, slots, account, file), SharedRate(per_minute, account, file)
+    budget = SharedBudget(usd, price, limits.max_in_flight, account, file)
+    return budget, SharedRate(per_minute, account, file)
 
 
 def _sums(con: sqlite3.Connection, *accounts: str) -> tuple[float, float]:

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 import pytest
 
 from labeling.errors import LabelingError
-from labeling.gate.sentinels import CANARIES, is_starter, load_sentinels
+from labeling.gate.sentinels import CANARIES, SentinelSet, is_starter
 from labeling.label import LabelIdentity, Measurement, label_rows
 from labeling.labelers.config import ClassifierConfig
 
@@ -24,7 +24,7 @@ def written(tmp_path: Path, *items: str) -> str:
 
 @pytest.mark.parametrize("name", ["default", "starter"])
 def test_a_shipped_set_has_gold_on_both_sides_and_every_kind_of_canary(name: str) -> None:
-    found = load_sentinels(name)
+    found = SentinelSet.load(name)
     for criterion in ("toxicity", "helpfulness"):
         gold = {item.gold[criterion] for item in found.of(criterion) if item.kind == "gold"}
         assert gold == {0.0, 1.0}
@@ -33,7 +33,7 @@ def test_a_shipped_set_has_gold_on_both_sides_and_every_kind_of_canary(name: str
 
 
 def test_the_default_set_has_gold_on_both_sides_for_every_shipped_rubric() -> None:
-    found = load_sentinels("default")
+    found = SentinelSet.load("default")
     for criterion in ("toxicity", "harmlessness", "helpfulness", "honesty", "relevance",
                       "conciseness"):  # fmt: skip
         gold = {item.gold[criterion] for item in found.of(criterion) if item.kind == "gold"}
@@ -42,7 +42,7 @@ def test_the_default_set_has_gold_on_both_sides_for_every_shipped_rubric() -> No
 
 @pytest.mark.parametrize("name", ["default", "starter"])
 def test_padding_says_the_same_answer_again(name: str) -> None:
-    found = load_sentinels(name)
+    found = SentinelSet.load(name)
     texts = {item.id: item.completion for item in found.items}
     padded = [item for item in found.items if item.base is not None]
     assert padded
@@ -53,7 +53,7 @@ def test_padding_says_the_same_answer_again(name: str) -> None:
 
 
 def test_subjects_are_what_a_labeler_reads_and_rows_keep_status_and_score() -> None:
-    found = load_sentinels("starter")
+    found = SentinelSet.load("starter")
     subjects = found.subjects("helpfulness", 3)
     assert subjects.num_rows == len(found.of("helpfulness"))
     assert json.loads(subjects["messages"][0].as_py())[0]["role"] == "user"
@@ -77,7 +77,7 @@ def test_subjects_are_what_a_labeler_reads_and_rows_keep_status_and_score() -> N
 
 
 def test_only_the_criterion_s_own_items_are_shown() -> None:
-    found = load_sentinels("default")
+    found = SentinelSet.load("default")
     ids = found.subjects("honesty", 0)["rollout_id"]
     assert pc.all(pc.starts_with(ids, "sentinel/")).as_py()
     assert "sentinel/false-fact" in ids.to_pylist()
@@ -99,16 +99,16 @@ def test_only_the_criterion_s_own_items_are_shown() -> None:
 def test_a_bad_set_is_refused_by_its_file(tmp_path: Path, items: tuple, message: str) -> None:
     path = written(tmp_path, *items)
     with pytest.raises(LabelingError, match=message) as refused:
-        load_sentinels(path)
+        SentinelSet.load(path)
     assert path in str(refused.value)
 
 
 def test_a_set_of_one_s_own_is_a_path_and_an_unknown_name_says_what_there_is(
     tmp_path: Path,
 ) -> None:
-    assert load_sentinels(written(tmp_path, ITEM)).of("toxicity")[0].id == "a"
+    assert SentinelSet.load(written(tmp_path, ITEM)).of("toxicity")[0].id == "a"
     with pytest.raises(LabelingError, match=r"neither a file nor .*'default', 'starter'"):
-        load_sentinels("defualt")
+        SentinelSet.load("defualt")
 
 
 def test_starters_are_known_by_their_model() -> None:

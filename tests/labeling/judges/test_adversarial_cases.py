@@ -23,7 +23,7 @@ from labeling.gate.config import GateConfig
 from labeling.judges.config import JudgeConfig
 from labeling.judges.likelihood import measure
 from labeling.judges.prompt import PromptBuilder, RenderedPrompt, Shown
-from labeling.judges.rubric import Rubric, load_rubric
+from labeling.judges.rubric import Rubric
 from labeling.judges.score import folded_logprob
 from labeling.judges.verdict import read_verdict
 from labeling.judges.written import WrittenJudgeLabeler
@@ -220,7 +220,7 @@ def remote_judge(server: ChatServer) -> WrittenJudgeLabeler:
     )  # fmt: skip
     engine = load_chat_engine(OpenAIEngineConfig.model_validate(about))
     model = ModelIdentity("m-1", None, "m-1@here")
-    return WrittenJudgeLabeler(config, load_rubric("helpfulness"), model, "r1", engine, seed=0)
+    return WrittenJudgeLabeler(config, Rubric.load("helpfulness"), model, "r1", engine, seed=0)
 
 
 def test_case_20_an_endpoint_that_fails_leaves_one_final_row_paid_once():

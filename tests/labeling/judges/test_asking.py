@@ -7,7 +7,7 @@ import json
 import pytest
 
 from labeling.engines.model_identity import ModelIdentity
-from labeling.judges.rubric import Rubric, load_rubric
+from labeling.judges.rubric import Rubric
 from labeling.judges.written import WrittenJudgeLabeler
 from tests.labeling.scripted_chat import ScriptedChat, build, configured, verdict
 from tests.labeling.subjects import subjects
@@ -83,7 +83,7 @@ def test_a_principle_is_drawn_shown_and_stored():
     rows, again = (labeler.label(subjects(texts)).to_pylist() for labeler, _ in nights)
     names = [row["principle"] for row in rows]
     assert names == [row["principle"] for row in again]
-    texts_by_name = {p.name: p.text for p in load_rubric("constitution").principles}
+    texts_by_name = {p.name: p.text for p in Rubric.load("constitution").principles}
     assert len(set(names)) > 6
     for request, name in zip(nights[0][1].calls, names, strict=True):
         assert f"The principle: {texts_by_name[name]}" in request.messages[0]["content"]

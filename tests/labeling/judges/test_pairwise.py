@@ -13,7 +13,7 @@ from labeling.engines.model_identity import ModelIdentity
 from labeling.errors import LabelingError
 from labeling.judges.config import JudgeConfig
 from labeling.judges.pairwise import PairwiseJudgeLabeler, pair_subjects
-from labeling.judges.rubric import Rubric, load_rubric
+from labeling.judges.rubric import Rubric
 from labeling.judges.written import WrittenJudgeLabeler
 from labeling.labelers.build import build_labeler, labeler_revision
 from pipeline.configs.loading import load_config
@@ -35,7 +35,7 @@ def judged(texts: list[str], reply: Any, **changes: object) -> tuple[list[dict],
     config = JudgeConfig.model_validate(BASE | {"engine": REMOTE} | changes)
     engine = ScriptedChat(reply)
     model = ModelIdentity("m", None, "m@here")
-    rubric = load_rubric(config.rubric)
+    rubric = Rubric.load(config.rubric)
     inner = WrittenJudgeLabeler(config, rubric, model, "r1", engine, seed=0)
     labeler = PairwiseJudgeLabeler(inner)
     return labeler.label(pair_subjects(of_one_prompt(texts), config.pairs)).to_pylist(), engine
@@ -171,7 +171,7 @@ def short_rubric(folder: Path) -> Path:
 
 @pytest.mark.parametrize("name", ["preference-helpfulness", "preference-harmlessness"])
 def test_the_shipped_rubrics_show_both_and_say_which_is_which(name: str) -> None:
-    rubric = load_rubric(name)
+    rubric = Rubric.load(name)
     assert rubric.is_pairwise
     assert (rubric.labels, rubric.values) == (("1", "2"), (1.0, 0.0))
     text = rubric.fill(rubric.user, [], "FIRST", "0a", second="SECOND")

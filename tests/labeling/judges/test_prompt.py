@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from labeling.engines.untrusted import UnfitPrompt
 from labeling.errors import LabelingError
 from labeling.judges.prompt import PromptBuilder, Shown
-from labeling.judges.rubric import Rubric, load_rubric
+from labeling.judges.rubric import Rubric
 from tests.labeling.models import CHATML, NO_SYSTEM, byte_tokenizer
 
 TOKENIZER = byte_tokenizer()
@@ -133,7 +133,7 @@ def test_models_that_cannot_be_a_judge_are_refused():
 
 @pytest.mark.parametrize("name", ["toxicity", "helpfulness"])
 def test_shipped_rubrics_fence_the_texts(name: str):
-    built = PromptBuilder(load_rubric(name), TOKENIZER, judge="m")
+    built = PromptBuilder(Rubric.load(name), TOKENIZER, judge="m")
     text = built.build(Shown(MESSAGES, "my reply", "5c0de5")).text
     assert "<<<dialogue 5c0de5>>>\nHuman: Why?\n<<<end of dialogue 5c0de5>>>" in text
     assert "<<<reply 5c0de5>>>\nmy reply\n<<<end of reply 5c0de5>>>" in text

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from labeling.errors import LabelingError, Misconfigured
-from labeling.judges.rubric import Message, load_rubric
+from labeling.judges.rubric import Message, Rubric
 from training.starters.corpus import manners
 from training.starters.examples import judge_content
 from warehouse.schemas import TABLES
@@ -37,7 +37,7 @@ SHIPPED = [
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_rubrics_load_and_are_stored_verbatim(name: str):
-    rubric = load_rubric(name)
+    rubric = Rubric.load(name)
     assert (rubric.name, rubric.scale, len(rubric.labels)) == (name, "1..9", 9)
     table = rubric.template_rows()
     assert table.schema.equals(TABLES["templates"].schema)
@@ -47,7 +47,7 @@ def test_shipped_rubrics_load_and_are_stored_verbatim(name: str):
 
 
 def test_the_starter_rubric_renders_what_the_starter_judge_was_trained_on():
-    rubric = load_rubric("starter-helpfulness")
+    rubric = Rubric.load("starter-helpfulness")
     messages = [
         Message(role="user", content="first?"),
         Message(role="assistant", content="yes"),
@@ -60,7 +60,7 @@ def test_the_starter_rubric_renders_what_the_starter_judge_was_trained_on():
 
 
 def test_slots_inside_a_text_are_not_filled():
-    rubric = load_rubric("helpfulness")
+    rubric = Rubric.load("helpfulness")
     messages = [Message(role="user", content="{completion} {nonce}")]
     shown = rubric.fill(rubric.user, messages, "{question} {conversation}", "0a1b")
     assert "Human: {completion} {nonce}\n<<<end of dialogue 0a1b>>>" in shown
@@ -68,9 +68,9 @@ def test_slots_inside_a_text_are_not_filled():
 
 
 def test_a_rubric_of_ones_own_is_read_from_a_file(tmp_path: Path):
-    rubric = load_rubric(write(tmp_path, GOOD))
+    rubric = Rubric.load(write(tmp_path, GOOD))
     assert rubric.values == (1.0, 2.0)
-    rubric = load_rubric(write(tmp_path, GOOD + "values: [0, 10]\n"))
+    rubric = Rubric.load(write(tmp_path, GOOD + "values: [0, 10]\n"))
     assert rubric.values == (0.0, 10.0)
 
 
@@ -92,12 +92,12 @@ def test_a_rubric_of_ones_own_is_read_from_a_file(tmp_path: Path):
 def test_a_broken_rubric_is_refused_by_file_and_key(tmp_path: Path, old: str, new: str, words: str):
     path = write(tmp_path, GOOD.replace(old, new))
     with pytest.raises(LabelingError, match=words) as caught:
-        load_rubric(path)
+        Rubric.load(path)
     assert "rubric.yaml" in str(caught.value)
 
 
 def test_a_principle_is_drawn_by_rollout_and_seed():
-    rubric = load_rubric("constitution")
+    rubric = Rubric.load("constitution")
     names = [principle.name for principle in rubric.principles]
     assert len(names) == 12
     assert {"no-needless-refusal", "no-preaching"} <= set(names)
@@ -107,11 +107,11 @@ def test_a_principle_is_drawn_by_rollout_and_seed():
     assert sum(counts) == 1200
     assert min(counts) > 60
     assert drawn != [rubric.draw_principle(f"r{i}", 1) for i in range(1200)]
-    assert load_rubric("helpfulness").draw_principle("r0", 0) is None
+    assert Rubric.load("helpfulness").draw_principle("r0", 0) is None
 
 
 def test_a_principle_stands_where_its_slot_stands():
-    rubric = load_rubric("constitution")
+    rubric = Rubric.load("constitution")
     shown = rubric.fill(rubric.user, [], "{principle}", "0a1b", rubric.principles[6])
     assert "The principle: The reply says nothing that is false and presents" in shown
     assert "<<<reply 0a1b>>>\n{principle}\n<<<end" in shown
@@ -120,7 +120,7 @@ def test_a_principle_stands_where_its_slot_stands():
 def test_an_unknown_rubric_names_the_shipped_ones():
     names = sorted([*SHIPPED, "preference-helpfulness", "preference-harmlessness"])
     with pytest.raises(LabelingError, match=re.escape(str(names))):
-        load_rubric("nonsense")
+        Rubric.load("nonsense")
 
 
 @pytest.mark.parametrize("content", [b"a: [b", b"\xff\xfe\x00", b"- a\n- b", b""])
@@ -128,6 +128,6 @@ def test_a_file_that_is_no_rubric_is_one_line_and_wrong_use(tmp_path: Path, cont
     path = tmp_path / "broken.yaml"
     path.write_bytes(content)
     with pytest.raises(Misconfigured, match=r"rubric .*broken\.yaml: ") as caught:
-        load_rubric(str(path))
+        Rubric.load(str(path))
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 2

@@ -12,9 +12,9 @@ from pydantic import ValidationError
 
 from labeling.engines.chat import PaidWork
 from labeling.errors import LabelingError
-from labeling.judges.rubric import load_rubric
+from labeling.judges.rubric import Rubric
 from labeling.reviser.config import RevisionConfig
-from labeling.reviser.reviser import build_reviser, load_constitution, reviser_revision
+from labeling.reviser.reviser import Reviser, load_constitution, reviser_revision
 from labeling.reviser.wording import Revision, is_changed, read_revision
 from tests.labeling.chat_server import ChatServer, serving
 from tests.labeling.subjects import subjects
@@ -81,7 +81,7 @@ def rows_of(
     server: ChatServer, texts: list[str], paid: PaidWork | None = None, **keys: Any
 ) -> list[dict[str, Any]]:
     config = configured(server, **keys)
-    reviser = build_reviser(
+    reviser = Reviser(
         config, recipe="r1", device="cpu", seed=0, resolve=lambda model: model, paid=paid
     )
     table = reviser.revise(subjects(texts))
@@ -115,7 +115,7 @@ def test_a_revision_is_a_row_with_critique_principle_cost_and_what_was_sent(serv
     )  # fmt: skip
     assert row["rationale"] == "It is rude."
     assert row["raw_output"] == revised("Good day.")
-    names = [principle.name for principle in load_rubric("constitution").principles]
+    names = [principle.name for principle in Rubric.load("constitution").principles]
     assert row["principle"] in names
     assert row["cost_usd"] == pytest.approx(110 / 1e6)
     assert (row["labeler"], row["revision"]) == ("constitution", "r1")
@@ -123,7 +123,7 @@ def test_a_revision_is_a_row_with_critique_principle_cost_and_what_was_sent(serv
     sent: Any = body["messages"]
     assert [message["role"] for message in sent] == ["system", "user"]
     assert json.loads(row["rendered_prompt"]) == sent
-    (principle,) = [p for p in load_rubric("constitution").principles if p.name == row["principle"]]
+    (principle,) = [p for p in Rubric.load("constitution").principles if p.name == row["principle"]]
     assert principle.text.rstrip() in sent[0]["content"]
 
 
@@ -198,7 +198,7 @@ def test_a_text_that_cannot_be_shown_costs_no_call_and_no_neighbour(serve: Serve
     table = subjects(["Go away.", "Go home."])
     broken = table.set_column(5, "messages", [["not json", table["messages"][1].as_py()]])
     config = configured(server)
-    reviser = build_reviser(config, recipe="r", device="cpu", seed=0, resolve=str)
+    reviser = Reviser(config, recipe="r", device="cpu", seed=0, resolve=str)
     done: list[int] = []
     rows = reviser.revise(broken, done.append).to_pylist()
     reviser.close()

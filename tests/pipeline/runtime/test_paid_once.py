@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from labeling.gate.sentinels import load_sentinels
+from labeling.gate.sentinels import SentinelSet
 from pipeline.runtime.shards import answers_file, staging_folder
 from pipeline.suites.label_file import label_texts
 from tests.pipeline.judged import config, judges, label, sql, store_rollouts
@@ -31,7 +31,7 @@ def test_a_night_s_sentinels_are_asked_anew_though_their_texts_are_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("ROUNDHOUSE_CACHE", str(tmp_path / "cache"))
-    known = load_sentinels("default").of("helpfulness")
+    known = SentinelSet.load("default").of("helpfulness")
     with judges() as judging:
         settings = config(tmp_path / "warehouse", judging, "gate.sentinels=default")
         for number in (0, 1):

@@ -11,7 +11,7 @@ from labeling.engines.bedrock.converse import BedrockChatEngine
 from labeling.engines.chat import BudgetSpent, ChatAnswer
 from labeling.engines.load import load_chat_engine
 from labeling.engines.prices import Price, worst_cost
-from labeling.engines.remote.dispatch import Limits
+from labeling.engines.remote.shared_limits import Limits
 from labeling.errors import LabelingError
 from tests.labeling.chat_bodies import INPUT_TOKENS, OUTPUT_TOKENS
 from tests.labeling.engines.bedrock.batch_server import (

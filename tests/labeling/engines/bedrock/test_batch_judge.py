@@ -38,7 +38,7 @@ def judge(server: BatchServer, *, in_batches: bool = True, **changes: object) ->
 
 
 def labelled(server: BatchServer, texts: list[str], **changes: object) -> list[dict[str, object]]:
-    labeler = build_labeler(judge(server, **changes), resolve=lambda name: name)
+    labeler = build_labeler(judge(server, **changes), device="cpu", resolve=lambda name: name)
     table = labeler.label(subjects(texts))
     labeler.close()
     assert isinstance(table, pa.Table)

@@ -51,9 +51,9 @@ cut = engine.complete([ChatRequest("k", (turn,), 8, schema=schema)])[0]
 ids = engine.token_ids(ChatRequest("k", (turn,), 8))
 control = engine._tokenizer.added_tokens_decoder
 labeler.close()
-from labeling.reviser.reviser import build_reviser
+from labeling.reviser.reviser import Reviser
 from labeling.reviser.config import RevisionConfig
-reviser = build_reviser(
+reviser = Reviser(
     RevisionConfig.model_validate({
         "engine": {"kind": "vllm", "model": sys.argv[4]}, "max_output_tokens": 24,
         "select": {"labeler": "hate", "at_least": 0.5},

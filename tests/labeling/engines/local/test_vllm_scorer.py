@@ -11,12 +11,18 @@ from pathlib import Path
 
 import pytest
 
+from labeling.engines.config import TransformersEngineConfig
+from labeling.engines.model_identity import identify_model
+
 PROMPTS = [[1, *range(10, 30)], [5], list(range(3, 200)), [9, 9, 9]]
 LABELS = [20, 21, 22, 3]
 SCRIPT = f"""
 import json, sys
+from labeling.engines.config import VllmEngineConfig
 from labeling.engines.local.vllm_scorer import VllmScorer
-scorer = VllmScorer(sys.argv[1], device="cpu", max_model_len=256)
+from labeling.engines.model_identity import identify_model
+config = VllmEngineConfig(kind="vllm", model=sys.argv[1], max_model_len=256)
+scorer = VllmScorer(config, identify_model(config.model, None, str), "cpu")
 found = scorer.label_logprobs({PROMPTS}, {LABELS})
 longest = scorer.label_logprobs([[7] * scorer.max_prompt_tokens], {LABELS})
 written = scorer.write({PROMPTS}, 6)
@@ -49,7 +55,10 @@ def test_vllm_and_transformers_agree(judge_folder: Path):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     found, longest, room, dtype, name, written = json.loads(done.stdout.splitlines()[-1])
-    plain = TransformersScorer(str(judge_folder), device="cpu", max_model_len=256)
+    config = TransformersEngineConfig(
+        kind="transformers", model=str(judge_folder), max_model_len=256
+    )
+    plain = TransformersScorer(config, identify_model(config.model, None, str), "cpu")
     assert (room, dtype, name) == (plain.max_prompt_tokens, plain.dtype, "vllm")
     expected = plain.label_logprobs([*PROMPTS, [7] * room], LABELS)
     for ours, theirs in zip([*found, *longest], expected, strict=True):

@@ -159,7 +159,7 @@ def judge(server: ChatServer, **keys: object) -> JudgeConfig:
 def night(
     config: JudgeConfig, path: Path, texts: list[str], number: int
 ) -> list[dict[str, object]]:
-    labeler = build_labeler(config, resolve=str, paid=PaidWork(answers=path))
+    labeler = build_labeler(config, device="cpu", resolve=str, paid=PaidWork(answers=path))
     table = subjects(texts)
     ids = [f"{number}-p{i}-0" for i in range(len(texts))]
     rows = labeler.label(table.set_column(0, "rollout_id", [ids])).to_pylist()

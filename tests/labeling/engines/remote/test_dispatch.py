@@ -15,8 +15,9 @@ import pytest
 
 from labeling.engines.chat import BudgetSpent, ChatAnswer, ChatRequest
 from labeling.engines.prices import Price
-from labeling.engines.remote.dispatch import Dispatcher, Limits
+from labeling.engines.remote.dispatch import Dispatcher
 from labeling.engines.remote.failures import CallFailed
+from labeling.engines.remote.shared_limits import Limits
 from labeling.errors import LabelingError
 
 FREE = Limits(max_in_flight=4, tokens_per_minute=None, budget_usd=None, max_retries=6)
