@@ -131,7 +131,7 @@ def test_a_budget_ends_the_command_before_it_is_passed_and_names_the_key(tmp_pat
         config = config_file(tmp_path, remote_judge(server), budget_usd=0.0055)
         done = label(config, [f"plain {n}" for n in range(40)], code=1)
         assert 0 < server.answered.total() * COST <= 0.0055
-    assert "BudgetSpent: budget_usd: 0.0055 USD are spent" in done.stderr
+    assert "budget_usd: 0.0055 USD are spent" in done.stderr
     assert "raise budget_usd" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "labels.parquet").exists()
