@@ -179,7 +179,7 @@ def test_a_stage_whose_budget_is_spent_says_so_in_a_line_and_goes_on_when_it_is_
     server.choose = Plan()
     config = configured(server, root)
     small = config.model_copy(update={"budget_usd": BUDGET})
-    spent = rf"^round=0/train-labels-api: budget_usd: {BUDGET:g} USD are spent: 0\.00"
+    spent = rf"^round=0/train-labels-api: BudgetSpent: budget_usd: {BUDGET:g} USD are spent: 0\.00"
     for _ in range(2):  # it stays spent
         with pytest.raises(StageError, match=spent):
             label(small, 0, "train", "api")
