@@ -93,11 +93,7 @@ class Checkpoints:
         random = {"cpu": torch.get_rng_state()}
         if torch.cuda.is_available():
             random["cuda"] = torch.cuda.get_rng_state()
-        files = {
-            "parameters": dict(parameters),
-            "optimizer": moments,
-            "random": random,
-        }
+        files = {"parameters": dict(parameters), "optimizer": moments, "random": random}
         about = {
             "position": vars(position),
             "rates": [group["lr"] for group in state["param_groups"]],

@@ -107,13 +107,7 @@ def _refuse_unknown(
         )
 
 
-def _commit(
-    ledger: Ledger,
-    head: int,
-    search: Search,
-    by: str,
-    why: str,
-) -> int:
+def _commit(ledger: Ledger, head: int, search: Search, by: str, why: str) -> int:
     """Writes the files without the rows and commits all replacements at once."""
     traces = search.traces
     hashes = {*map(id_hash, traces.prompt_ids), *map(text_hash, traces.messages)}

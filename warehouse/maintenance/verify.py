@@ -6,17 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from warehouse.ledger.commits import (
-    Commit,
-    Replacements,
-    files_ever,
-    taken_files,
-)
-from warehouse.ledger.evidence import (
-    Problem,
-    _deleted_since,
-    check_files,
-)
+from warehouse.ledger.commits import Commit, Replacements, files_ever, taken_files
+from warehouse.ledger.evidence import Problem, _deleted_since, check_files
 from warehouse.ledger.ledger import Ledger
 from warehouse.schemas import TABLES
 from warehouse.store import open_store
