@@ -90,7 +90,9 @@ def forget(
         except MissingFile as error:
             if not ledger.is_dead(error.path):  # or else a vacuum took it while we read
                 raise
-    deleted = 0 if dry_run else delete(store, _leftovers(store, ledger.commits()))
+    there = {entry.key for entry in store.entries("")}
+    left = [] if dry_run else sorted(dead_paths(ledger.commits()) & there)
+    deleted = delete(store, left)
     return _report(store, ledger.commits(), search, deleted, version)
 
 
@@ -126,11 +128,6 @@ def _commit(ledger: Ledger, head: int, search: Search, by: str, why: str) -> int
             _POLICIES: json.dumps(_policies(traces, ledger.commits())),
         },
     ).version
-
-
-def _leftovers(store: Store, commits: Sequence[Commit]) -> list[str]:
-    there = {entry.key for entry in store.entries("")}
-    return sorted(dead_paths(commits) & there)
 
 
 def _report(

@@ -47,7 +47,9 @@ def verify(
     entries = store.entries("")
     ledger = Ledger(store)
     commits, wrong = ledger.damage()
-    problems = [Problem(*_split(line)) for line in wrong]
+    problems = [
+        Problem(path, "ledger", said) for path, _, said in (x.partition(" ") for x in wrong)
+    ]
     replaced = Replacements(commits)
     if wrong:
         files = list(files_ever(commits, replaced).values())
@@ -90,8 +92,3 @@ def _is_data(key: str) -> bool:
         return False
     is_table = folder.partition("/")[0] in TABLES
     return name.startswith(".put-") or (is_table and name.endswith(".parquet"))
-
-
-def _split(line: str) -> tuple[str, str, str]:
-    path, _, detail = line.partition(" ")
-    return path, "ledger", detail
