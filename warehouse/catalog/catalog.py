@@ -3,7 +3,7 @@
 A version is pinned when the connection opens, so an audit keeps its rows while the night publishes.
 Tables come from the explicit file list of the ledger; the marts follow as views named for what one
 row is, whatever folder they lie in. Imports stay light: `roundhouse sql` starts in under a second.
-Not here: how the files of a table are read (ledger/reading.py), writing (publish.py).
+Not here: how the files of a table are read (table_views.py), writing (publish.py).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The ledger in SQL: the views `commits` (what happened) and `files` (what is live now).
 
 One row of `commits` is one version, which is what --as-of takes. Not here: the ledger itself
-(ledger/ledger.py), the views of the tables (ledger/reading.py).
+(ledger/ledger.py), the views of the tables (table_views.py).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A file holds one table and one round (NULL is a round of its own). Only a table whose rows make more
 than MAX_BYTES becomes several files, cut between row groups, so they stay sorted one after another.
-Not here: which rows may be written (publish.py), reading (reading.py).
+Not here: which rows may be written (publish.py), reading (handle.py).
 """
 
 from __future__ import annotations
