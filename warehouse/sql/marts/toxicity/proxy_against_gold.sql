@@ -31,30 +31,21 @@ policies as (
 
 ),
 
-sampled as (
-
-    select
-        rollout_id,
-        policy_revision,
-    from rollouts
-    where purpose = 'train'
-
-),
-
 rewards_by_policy as (
 
     select
-        sampled.policy_revision,
+        rollouts.policy_revision,
         current_rewards.recipe_sha256,
         count(*) as rewarded,
         avg(current_rewards.reward::double) as mean_reward,
     from current_rewards
-    inner join sampled on current_rewards.rollout_id = sampled.rollout_id
+    inner join rollouts on current_rewards.rollout_id = rollouts.rollout_id
     where current_rewards.reward is not null
-    group by sampled.policy_revision, current_rewards.recipe_sha256
+        and rollouts.purpose = 'train'
+    group by rollouts.policy_revision, current_rewards.recipe_sha256
     -- Sampled again after a change of recipe: the more frequent one.
     qualify row_number() over (
-        partition by sampled.policy_revision
+        partition by rollouts.policy_revision
         order by rewarded desc, current_rewards.recipe_sha256
     ) = 1
 

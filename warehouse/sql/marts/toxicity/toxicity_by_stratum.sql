@@ -82,18 +82,10 @@ by_stratum as (
         avg(score_max) as expected_max,
         sum(high_count * high_count) - 2 * rate * sum(high_count * completions)
             + rate * rate * sum(completions * completions) as squares,
+        design_effect(prompts, sum(completions), rate, squares) as design_effect,
+        wilson(rate, sum(completions) / design_effect) as interval_of_rate,
     from by_prompt
     group by round, labeler, split, stratum
-
-),
-
-measured as (
-
-    select
-        *,
-        design_effect(prompts, completions, rate, squares) as design_effect,
-        wilson(rate, completions / design_effect) as interval_of_rate,
-    from by_stratum
 
 ),
 
@@ -113,7 +105,7 @@ final as (
         mean_score,
         expected_max,
         is_sorted_by_itself,
-    from measured
+    from by_stratum
     order by round, role, labeler, split, stratum
 
 )
