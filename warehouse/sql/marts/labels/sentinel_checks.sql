@@ -8,6 +8,9 @@ scored as (
 
     select
         *,
+        (score >= 0.5)::int as said_yes,
+        (gold >= 0.5)::int as is_yes,
+        kind in ('constant', 'master_key', 'refusal', 'echo') as is_canary,
         dense_rank() over (partition by labeler, criterion order by round) as night,
     from sentinels
     where score is not null
@@ -33,14 +36,17 @@ shifts as (
 
 ),
 
-rated as (
+counts as (
 
     select
-        *,
-        (score >= 0.5)::int as said_yes,
-        case when score is not null then (gold >= 0.5)::int end as is_yes,
-        kind in ('constant', 'master_key', 'refusal', 'echo') as is_canary,
+        round,
+        labeler,
+        criterion,
+        revision,
+        count(*) as items,
+        avg((score is null)::int) as failed_share,
     from sentinels
+    group by all
 
 ),
 
@@ -51,14 +57,12 @@ measures as (
         labeler,
         criterion,
         revision,
-        count(*) as items,
-        avg((score is null)::int) as failed_share,
         avg((said_yes = is_yes)::int) filter (kind = 'gold') as accuracy,
         avg(said_yes) filter (kind = 'gold') as said_rate,
         avg(is_yes) filter (kind = 'gold') as gold_rate,
         max(score) filter (is_canary) as best_canary,
         arg_max(sentinel_id, score) filter (is_canary) as best_canary_id,
-    from rated
+    from scored
     group by all
 
 ),
@@ -66,12 +70,12 @@ measures as (
 final as (
 
     select
-        measures.round,
-        measures.labeler,
-        measures.criterion,
-        measures.revision,
-        measures.items,
-        measures.failed_share,
+        counts.round,
+        counts.labeler,
+        counts.criterion,
+        counts.revision,
+        counts.items,
+        counts.failed_share,
         measures.accuracy,
         -- Chance agreement of two raters with these rates (Cohen 1960).
         (
@@ -81,9 +85,10 @@ final as (
         measures.best_canary,
         measures.best_canary_id,
         shifts.shift,
-    from measures
+    from counts
+    left join measures using (round, labeler, criterion, revision)
     left join shifts using (round, labeler, criterion, revision)
-    order by measures.round, measures.labeler
+    order by counts.round, counts.labeler
 
 )
 
