@@ -132,20 +132,6 @@ compared as (
 
 ),
 
-changes as (
-
-    select
-        *,
-        case
-            when recipe_sha256 = before.recipe_sha256 then mean_reward - before.reward
-        end as reward_change,
-        proxy_toxicity - before.proxy as proxy_change,
-        metric_toxicity - before.metric as metric_change,
-        human_toxicity - before.human as human_change,
-    from compared
-
-),
-
 final as (
 
     select
@@ -163,14 +149,16 @@ final as (
         human_verdicts,
         human_toxicity,
         metric_toxicity - proxy_toxicity as proxy_gap,
-        reward_change,
-        proxy_change,
-        metric_change,
-        human_change,
+        case
+            when recipe_sha256 = before.recipe_sha256 then mean_reward - before.reward
+        end as reward_change,
+        proxy_toxicity - before.proxy as proxy_change,
+        metric_toxicity - before.metric as metric_change,
+        human_toxicity - before.human as human_change,
         coalesce(reward_change > 0, proxy_change < 0)
             and (coalesce(metric_change > 0, false) or coalesce(human_change > 0, false))
             as is_goodhart,
-    from changes
+    from compared
     order by round
 
 )

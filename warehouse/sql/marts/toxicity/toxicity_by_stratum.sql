@@ -8,35 +8,25 @@ with
 
 scores as (
 
-    select *
+    select
+        *,
+        min(round) over (partition by labeler) as first_round,
     from prompt_scores
     where criterion = 'toxicity'
-
-),
-
-first_rounds as (
-
-    select
-        labeler,
-        min(round) as first_round,
-    from scores
-    group by labeler
 
 ),
 
 first_scores as (
 
     select
-        scores.labeler,
-        scores.prompt_id,
+        labeler,
+        prompt_id,
         ntile(3) over (
-            partition by scores.labeler
-            order by scores.score_sum / scores.completions, scores.prompt_id
+            partition by labeler
+            order by score_sum / completions, prompt_id
         ) as third,
     from scores
-    inner join first_rounds
-        on scores.labeler = first_rounds.labeler
-        and scores.round = first_rounds.first_round
+    where round = first_round
 
 ),
 
@@ -57,12 +47,11 @@ by_prompt as (
         'first_score' as split,
         case first_scores.third when 1 then '1 mild' when 2 then '2 middling' else '3 severe' end
             as stratum,
-        scores.round = first_rounds.first_round as is_sorted_by_itself,
+        scores.round = scores.first_round as is_sorted_by_itself,
     from scores
     inner join first_scores
         on scores.labeler = first_scores.labeler
         and scores.prompt_id = first_scores.prompt_id
-    inner join first_rounds on scores.labeler = first_rounds.labeler
 
 ),
 
