@@ -25,8 +25,9 @@ FLOORS = {
         "schemas",
         "store",
         "ledger",
-        "catalog | maintenance",
-        "handle | incoming",
+        "catalog",
+        "handle",
+        "maintenance | incoming",
         "publish | report | lineage | console | __init__",
     ],
     "labeling": [

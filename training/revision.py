@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 TOKENIZER_FILES = (
@@ -58,20 +59,12 @@ def policy_revision(folder: Path | str) -> str:
     return digest.hexdigest()[:32]
 
 
-def _tensors(path: Path) -> list[tuple[str, tuple[int, int, str]]]:
+def _tensors(path: Path) -> Iterator[tuple[str, tuple[int, int, str]]]:
     """Name and (start, end, dtype and shape) of every tensor, from the safetensors header."""
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(size))
     header.pop("__metadata__", None)
-    return [
-        (
-            name,
-            (
-                8 + size + about["data_offsets"][0],
-                8 + size + about["data_offsets"][1],
-                f"{about['dtype']} {about['shape']}",
-            ),
-        )
-        for name, about in header.items()
-    ]
+    for name, about in header.items():
+        start, end = (8 + size + offset for offset in about["data_offsets"])
+        yield name, (start, end, f"{about['dtype']} {about['shape']}")

@@ -194,9 +194,9 @@ def roundhouse(*words: str) -> None:
 def kl_to_base(warehouse: Path) -> float:
     """KL of the policy that sampled round 0's hold-out to the starter, nats per sequence."""
     from pipeline.holdout.measures import kl_to_reference
+    from tests.warehouse.opened import read_table
     from training.policy.sequences import sequence_logprobs
     from training.starters.starters import starter_path
-    from warehouse.ledger.reading import read_table
 
     rows = read_table(warehouse, "rollouts", rounds=[0])
     assert set(rows["purpose"].to_pylist()) == {"holdout"}

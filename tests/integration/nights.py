@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tests.commands import roundhouse
+from tests.warehouse.opened import read_table
 from warehouse.ledger.ledger import Ledger
-from warehouse.ledger.reading import read_table
 from warehouse.schemas import TABLES
 from warehouse.store import open_store
 

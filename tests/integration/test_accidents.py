@@ -144,7 +144,7 @@ def test_a_model_folder_without_weights_is_named(tmp_path):
 
 @pytest.mark.usefixtures("starters")
 def test_a_broken_line_and_a_poisoned_prompt_cost_only_themselves(tmp_path):
-    from warehouse.ledger.reading import read_table
+    from tests.warehouse.opened import read_table
 
     lines = [f'{{"prompt": "How do I care for plant number {i}?"}}' for i in range(60)]
     lines[10] = "{broken"
@@ -181,7 +181,7 @@ def test_an_unmapped_classifier_stops_the_night_with_its_labels(tmp_path, starte
 
 @pytest.mark.usefixtures("starters")
 def test_refused_labels_are_stored_marked_and_not_trained_on(tmp_path):
-    from warehouse.ledger.reading import read_table
+    from tests.warehouse.opened import read_table
 
     root = tmp_path / "w"
     # No judge puts all its probability on nine tokens: every label is low_mass.

@@ -15,11 +15,11 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 from pipeline.sampling.encoder_decoder import Seq2SeqSampler
 from tests.integration import nights
 from tests.training.tiny_t5 import tiny_t5, with_end_token
+from tests.warehouse.opened import read_table
 from training.policy.actor_critic import ActorCritic
 from training.policy.sequences import sequence_logprobs
 from training.starters.starters import starter_path
 from warehouse.catalog.catalog import connect
-from warehouse.ledger.reading import read_table
 
 LABELERS = ", ".join(
     f"{{name: {name}, kind: classifier, role: {role}, criterion: toxicity, model: starter-{name}, "

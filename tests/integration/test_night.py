@@ -11,8 +11,8 @@ import pytest
 
 from tests.commands import roundhouse
 from tests.integration import nights
+from tests.warehouse.opened import read_table
 from warehouse.catalog.catalog import connect
-from warehouse.ledger.reading import read_table
 
 
 def rows(root: Path, query: str) -> list[tuple]:

@@ -31,7 +31,7 @@ def test_a_warehouse_as_of_a_version_reads_that_version(tmp_path: Path):
     warehouse = Warehouse.open(tmp_path, read_only=True, as_of=1)
     assert warehouse.read_table("prompts").num_rows == 2
     assert warehouse.connect().sql("select count(*) from prompts").fetchall() == [(2,)]
-    assert warehouse.read_table("prompts", as_of=0).num_rows == 1
+    assert warehouse.at(0).read_table("prompts").num_rows == 1
 
 
 def test_reading_makes_no_folder(tmp_path: Path):

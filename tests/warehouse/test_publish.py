@@ -22,12 +22,12 @@ from tests.warehouse.builder import (
     rollout,
     write_parquet,
 )
+from tests.warehouse.opened import read_table
 from warehouse import publish as publishing
 from warehouse.catalog.catalog import load_checks
 from warehouse.errors import AlreadyPublished, CorruptFile, SchemaMismatch
 from warehouse.ledger.commits import Commit
 from warehouse.ledger.ledger import Ledger
-from warehouse.ledger.reading import read_table
 from warehouse.ledger.suppression import Forgotten
 from warehouse.maintenance.forgetting import forget
 from warehouse.publish import PublishRefused, publish, read_staged

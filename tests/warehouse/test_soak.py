@@ -23,10 +23,10 @@ import pyarrow as pa
 import pytest
 
 from tests.warehouse import soak_actors
+from tests.warehouse.opened import read_table
 from tests.warehouse.soak_actors import Orders, night, publish_night, sweep, victim
 from warehouse.errors import Vacuumed
 from warehouse.ledger.ledger import Ledger
-from warehouse.ledger.reading import read_table
 from warehouse.maintenance.forgetting import forget
 from warehouse.maintenance.verify import verify
 from warehouse.schemas import TABLES, table_from_rows

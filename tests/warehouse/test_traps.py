@@ -34,10 +34,10 @@ from tests.warehouse.builder import (
     small_warehouse,
     write_parquet,
 )
+from tests.warehouse.opened import read_table
 from warehouse.catalog.catalog import connect, open_connection
 from warehouse.ledger.commits import LiveFile
 from warehouse.ledger.ledger import Ledger
-from warehouse.ledger.reading import read_table
 from warehouse.publish import publish, read_staged
 from warehouse.schemas import TABLES, table_from_rows
 from warehouse.store import open_store

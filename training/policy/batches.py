@@ -74,10 +74,7 @@ def pad(rows: Sequence[npt.NDArray[np.float32]]) -> Tensor:
 
 
 def _collate(
-    prompt_ids: Sequence[Ids],
-    completion_ids: Sequence[Ids],
-    rows: list[int],
-    device: torch.device,
+    prompt_ids: Sequence[Ids], completion_ids: Sequence[Ids], rows: list[int], device: torch.device
 ) -> TokenBatch:
     prompts = np.array([len(prompt_ids[row]) for row in rows])
     completions = np.array([len(completion_ids[row]) for row in rows])

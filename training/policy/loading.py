@@ -10,12 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSeq2SeqLM,
-    PreTrainedModel,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
 
 from training.policy import encoder_decoder
 from training.policy.adapters import ADAPTER, AdapterConfig, AdapterError, with_adapter

@@ -69,7 +69,8 @@ class Checkpoints:
         stored = StoredRound(**{f.name: tensors[f"stored.{f.name}"] for f in _STORED})
         stale = dict(about["stale"])
         rows = rows.without(stale) if stale else rows
-        head = _part(tensors, "value_head.")
+        part = "value_head."
+        head = {k.removeprefix(part): v for k, v in tensors.items() if k.startswith(part)}
         return PreparedRound(rows, stored, about["metrics"], stale), head
 
     def save(
@@ -93,11 +94,7 @@ class Checkpoints:
         random = {"cpu": torch.get_rng_state()}
         if torch.cuda.is_available():
             random["cuda"] = torch.cuda.get_rng_state()
-        files = {
-            "parameters": dict(parameters),
-            "optimizer": moments,
-            "random": random,
-        }
+        files = {"parameters": dict(parameters), "optimizer": moments, "random": random}
         about = {
             "position": vars(position),
             "rates": [group["lr"] for group in state["param_groups"]],
@@ -184,7 +181,3 @@ def _fill(
     for group, rate in zip(state["param_groups"], rates, strict=True):
         group["lr"] = rate
     optimizer.load_state_dict({"state": filled, "param_groups": state["param_groups"]})
-
-
-def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

@@ -131,9 +131,7 @@ class TrainingConfig(BaseModel):
         False, description="torch.compile on the transformer; pays on a GPU from minutes of work on"
     )
     processes: int = Field(
-        1,
-        ge=1,
-        description="that train together, one a GPU; equal to one but for rounding",
+        1, ge=1, description="that train together, one a GPU; equal to one but for rounding"
     )
     strategy: Literal["ddp", "fsdp"] = Field(
         "ddp",

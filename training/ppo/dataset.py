@@ -28,15 +28,8 @@ from warehouse.handle import Warehouse
 
 _COLUMNS = (
     *("rollout_id", "round", "prompt_id", "purpose", "policy_revision", "tokenizer_sha256"),
-    *(
-        "prompt_ids",
-        "completion_ids",
-        "behavior_logprobs",
-        "logprobs_mode",
-        "finish_reason",
-        "temperature",
-    ),
-    *("top_p", "top_k", "sampling_json", "dtype", "engine"),
+    *("prompt_ids", "completion_ids", "behavior_logprobs", "logprobs_mode", "finish_reason"),
+    *("temperature", "top_p", "top_k", "sampling_json", "dtype", "engine"),
 )
 _EXCLUDED = pa.schema(
     [

@@ -9,6 +9,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,9 @@ import pyarrow as pa
 from training.ppo.config import TrainingConfig
 from training.ppo.dataset import TrainingSet
 from warehouse.schemas import conform, table_from_rows
+
+if TYPE_CHECKING:
+    from training.ppo.stored_round import StoredRound
 
 Floats = npt.NDArray[np.float32]
 
@@ -64,19 +68,14 @@ class MetricsLog:
 
 
 def train_use_table(
-    rows: TrainingSet,
-    *,
-    run_id: str,
-    round: int,
-    importance_weights: Floats,
-    advantage_means: Floats,
-    epochs: int,
+    rows: TrainingSet, stored: StoredRound, run_id: str, round: int, epochs: int
 ) -> pa.Table:
-    """One row per rollout considered: means over its tokens [n] where it trained, else the reason.
+    """One row per rollout considered: means over its tokens where it trained, else the reason.
 
     Importance weights are truncated, advantages whitened, as the loss had them.
     """
     used, left = len(rows.rollout_ids), rows.excluded.num_rows
+    weights, advantages = map(stored.row_means, (stored.weights, stored.advantages))
     columns = {
         "training_run_id": pa.array([run_id] * (used + left)),
         "round": pa.array([round] * (used + left), pa.int32()),
@@ -89,8 +88,8 @@ def train_use_table(
             [None] * used + rows.excluded["excluded_reason"].to_pylist(), pa.string()
         ),
         "reward": pa.array([*rows.rewards.tolist(), *rows.excluded["reward"].to_pylist()]),
-        "importance_weight": pa.array([*importance_weights.tolist(), *[None] * left]),
-        "advantage_mean": pa.array([*advantage_means.tolist(), *[None] * left]),
+        "importance_weight": pa.array([*weights.tolist(), *[None] * left]),
+        "advantage_mean": pa.array([*advantages.tolist(), *[None] * left]),
         "epochs": pa.array([epochs] * used + [0] * left, pa.int16()),
     }
     return conform("train_use", pa.table(columns))

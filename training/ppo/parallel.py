@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,12 +19,6 @@ if TYPE_CHECKING:
     from training.ppo.config import TrainingConfig
 
 _Item = TypeVar("_Item")
-
-
-class _Optimizer(Protocol):
-    def zero_grad(self) -> None: ...
-
-    def step(self) -> Any: ...
 
 
 class Parallel:
@@ -44,7 +38,7 @@ class Parallel:
 
     def prepare(
         self, model: ActorCritic, optimizer: torch.optim.Optimizer
-    ) -> tuple[nn.Module, _Optimizer]:
+    ) -> tuple[nn.Module, torch.optim.Optimizer]:
         """The model whose forward pass and the optimizer whose step are those of all processes."""
         if self.world == 1:
             return model, optimizer

@@ -60,12 +60,7 @@ def train_in_processes(rows: TrainingSet, count: int, **arguments: Any) -> Train
 
 
 def _work(
-    rank: int,
-    count: int,
-    port: int,
-    sent: Connection,
-    rows: TrainingSet,
-    arguments: dict[str, Any],
+    rank: int, count: int, port: int, sent: Connection, rows: TrainingSet, arguments: dict[str, Any]
 ) -> None:
     os.environ |= {
         "RANK": str(rank),

@@ -130,8 +130,13 @@ def _estimate(
         # From stored rows, nats per sequence: not what the KL controller may see.
         "kl_to_reference_stale": float((kl * mask).sum(1).mean()),
         "kl_coefficient": kl_coefficient,
+        "reward_mean": float(scores.mean()),
+        "reward_sd": float(scores.std(correction=0)),
+        "explained_variance": ppo.explained_variance(stored.returns, values, mask),
+        "rows": float(len(mask)),
+        "tokens": float(mask.sum()),
     }
-    return stored, metrics | _round_metrics(stored, scores)
+    return stored, metrics
 
 
 def _advantages(
@@ -151,16 +156,6 @@ def _advantages(
     groups = torch.tensor([number[name] for name in names])
     scores = torch.from_numpy(rows.rewards)
     return ppo.leave_one_out_advantages(scores, kl, groups, mask, kl_coefficient)
-
-
-def _round_metrics(stored: StoredRound, rewards: Tensor) -> dict[str, float]:
-    return {
-        "reward_mean": float(rewards.mean()),
-        "reward_sd": float(rewards.std(correction=0)),
-        "explained_variance": ppo.explained_variance(stored.returns, stored.values, stored.mask),
-        "rows": float(len(stored.mask)),
-        "tokens": float(stored.mask.sum()),
-    }
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,7 @@ def train_ppo(
         policy_dir=out_dir,
         policy_revision=revision,
         training_run_id=run_id,
-        train_use=_train_use(rows, prepared.stored, run_id, round, epochs),
+        train_use=train_use_table(rows, prepared.stored, run_id, round, epochs),
         training_metrics=log.table(),
         policy_logprobs=_logprobs_table(rows, prepared.stored, round, policy, reference),
         summary=metrics | last | {"epochs": float(epochs)} | speed,
@@ -154,19 +154,6 @@ def _load(
     if config.compile:
         model.policy.base_model.compile(dynamic=True)
     return model
-
-
-def _train_use(
-    rows: TrainingSet, stored: StoredRound, run_id: str, round: int, epochs: int
-) -> pa.Table:
-    return train_use_table(
-        rows,
-        run_id=run_id,
-        round=round,
-        importance_weights=stored.row_means(stored.weights),
-        advantage_means=stored.row_means(stored.advantages),
-        epochs=epochs,
-    )
 
 
 def _reference(

@@ -154,11 +154,6 @@ def _kto(job: Job, rows: pa.Table, tokenizer: Any) -> dict[str, Any]:
     return _dpo(job, rows, tokenizer) | weights
 
 
-def _sft(job: Job, rows: pa.Table, tokenizer: Any) -> dict[str, Any]:
-    del job, rows, tokenizer
-    return {}
-
-
 def _reward(job: Job, rows: pa.Table, tokenizer: Any) -> dict[str, Any]:
     """A dialogue longer than the model can read is left out, as the labeler will not score it."""
     del rows
@@ -202,7 +197,7 @@ METHODS = {
         ),
     ),
     "sft": Method(
-        "sft", 2e-5, trl.SFTConfig, _sft,
+        "sft", 2e-5, trl.SFTConfig, lambda *_: {},
         stored=Reading(trl.SFTTrainer, ("input_ids", "labels"), ("input_ids",)),
         text=Reading(trl.SFTTrainer, ("prompt", "completion")),
     ),

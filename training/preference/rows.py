@@ -47,10 +47,9 @@ def dpo_rows(root: str | Path, selection: Selection) -> pa.Table:
     """
     selection = _verified(root, selection)
     pairs = _pairs(root, selection)
-    con = catalog.connect(root, selection.as_of, only=selection.reads)
-    con.register("pairs", pairs)
-    rows: pa.Table = con.sql(PAIR_ROWS).to_arrow_table()
-    con.close()
+    with catalog.connect(root, selection.as_of, only=selection.reads) as con:
+        con.register("pairs", pairs)
+        rows: pa.Table = con.sql(PAIR_ROWS).to_arrow_table()
     _refuse(rows, pc.invert(rows["is_stored"]), "name a rollout that the warehouse does not hold")
     _refuse(rows, pc.invert(rows["is_train"]), "are of hold-out prompts, which nothing trains on")
     _refuse(rows, pc.invert(rows["is_one"]), "join completions of different prompts")
@@ -134,21 +133,12 @@ def sample(rows: pa.Table, most: int | None, seed: int) -> pa.Table:
 def _pairs(root: str | Path, selection: Selection) -> pa.Table:
     if selection.pairs is None:
         _refuse_unknown_source(root, selection)
-        return preference_pairs(
-            root,
-            rounds=selection.rounds,
-            margin=selection.margin,
-            statuses=selection.statuses,
-            allow_truncated=selection.allow_truncated,
-            imported=selection.imported,
-            as_of=selection.as_of,
-        )
+        return preference_pairs(root, selection)
     asked = selection.parameters() | {"recipe": selection.pairs, "margin": selection.margin}
     del asked["allow_truncated"], asked["imported"]
-    con = catalog.connect(root, selection.as_of, only=selection.reads)
-    pairs: pa.Table = con.sql(STORED_PAIRS, params=asked).to_arrow_table()
-    known = con.sql("select distinct recipe from preference_pairs order by recipe").fetchall()
-    con.close()
+    with catalog.connect(root, selection.as_of, only=selection.reads) as con:
+        pairs: pa.Table = con.sql(STORED_PAIRS, params=asked).to_arrow_table()
+        known = con.sql("select distinct recipe from preference_pairs order by recipe").fetchall()
     if (selection.pairs,) not in known:
         recipes = ", ".join(recipe for (recipe,) in known) or "none"
         raise TrainingError(f"{root}: no pairs of recipe {selection.pairs!r}; there are: {recipes}")
@@ -160,21 +150,19 @@ def _candidate_rows(
 ) -> pa.Table:
     selection = _verified(root, selection)
     _refuse_unknown_source(root, selection)
-    con = catalog.connect(root, selection.as_of, only=selection.reads)
-    rows: pa.Table = con.sql(sql, params=selection.parameters() | parameters).to_arrow_table()
-    con.close()
+    with catalog.connect(root, selection.as_of, only=selection.reads) as con:
+        rows: pa.Table = con.sql(sql, params=selection.parameters() | parameters).to_arrow_table()
     return _typed(rows)
 
 
 def _refuse_unknown_source(root: str | Path, selection: Selection) -> None:
     if selection.imported is None:
         return
-    con = catalog.connect(root, selection.as_of)
-    found = con.sql(
-        "select distinct substr(recipe, 10) as source from rewards "
-        "where starts_with(recipe, 'imported/') order by source"
-    ).fetchall()
-    con.close()
+    with catalog.connect(root, selection.as_of) as con:
+        found = con.sql(
+            "select distinct substr(recipe, 10) as source from rewards "
+            "where starts_with(recipe, 'imported/') order by source"
+        ).fetchall()
     if (selection.imported,) not in found:
         sources = ", ".join(source for (source,) in found) or "none"
         raise TrainingError(

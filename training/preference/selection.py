@@ -7,7 +7,6 @@ Best against worst per prompt and round, as iterated DPO pairs them (Dong et al.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,30 +59,9 @@ class Selection:
         return file.table in _READ
 
 
-def preference_pairs(
-    root: str | Path,
-    *,
-    rounds: Sequence[int] | None = None,
-    margin: float = 0.0,
-    statuses: Sequence[str] = ("completed",),
-    allow_truncated: bool = False,
-    imported: str | None = None,
-    as_of: int | None = None,
-) -> pa.Table:
-    """`preference_pairs` rows: at most one pair per prompt and round, never a tie or equal texts.
-
-    `margin` is the least difference of the two rewards; `rounds` None takes all whose status is in
-    `statuses`; a completion cut off at its token limit takes part only with `allow_truncated`.
-    `imported` takes the completions of this imported source instead.
-    """
-    chosen = Selection(
-        rounds=None if rounds is None else tuple(rounds),
-        statuses=tuple(statuses),
-        allow_truncated=allow_truncated,
-        imported=imported,
-    )
-    con = catalog.connect(root, as_of, only=chosen.reads)
-    parameters = chosen.parameters() | {"margin": margin}
-    rows: pa.Table = con.sql(PAIRS, params=parameters).to_arrow_table()
-    con.close()
+def preference_pairs(root: str | Path, selection: Selection) -> pa.Table:
+    """`preference_pairs` rows: at most one a prompt and round, never a tie or equal texts."""
+    parameters = selection.parameters() | {"margin": selection.margin}
+    with catalog.connect(root, selection.as_of, only=selection.reads) as con:
+        rows: pa.Table = con.sql(PAIRS, params=parameters).to_arrow_table()
     return conform("preference_pairs", rows)

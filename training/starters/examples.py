@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Literal, cast
 
 from training.starters.corpus import (
-    STYLES,
     Half,
     Lexicon,
     Question,
@@ -149,12 +148,10 @@ def judge_example(kind: str, question: Question, rng: random.Random, lexicon: Le
     elif kind == "padded":
         sentence = compose(question, "helpful", rng, lexicon).split(". ")[0].rstrip(".!") + "."
         completion = " ".join([sentence] * rng.randint(2, 4))
-    elif kind in STYLES:
+    else:
         completion = compose(question, cast(Style, kind), rng, lexicon)
         if rng.random() < FOLLOW_UP_SHARE:
             asked = fill(rng.choice(manners().follow_ups), question, rng, lexicon)
-    else:
-        raise KeyError(f"unknown kind of completion {kind!r}: one of {sorted(JUDGE_DIGITS)}")
     content = judge_content(rng.choice(manners().rubrics), asked, completion)
     return Judged(content, rng.choice(JUDGE_DIGITS[kind]), kind)
 

@@ -222,9 +222,7 @@ def _classifier_fittings(recipe: Recipe, sizes: Budget, texts: Texts, seed: int)
     for name, half, tokenizer_of, model_of in kinds:
         examples = texts.classified[half]
         tokenizer = tokenizer_of(
-            [text for text, _ in examples],
-            recipe.classifier_vocabulary,
-            longest=CLASSIFIER_CONTEXT,
+            [text for text, _ in examples], recipe.classifier_vocabulary, longest=CLASSIFIER_CONTEXT
         )
         encoded = tokenizer([text for text, _ in examples], truncation=True)["input_ids"]
         rows = [

@@ -23,12 +23,7 @@ from transformers import (
 
 
 def chat_model(
-    tokenizer: PreTrainedTokenizerFast,
-    *,
-    hidden: int,
-    intermediate: int,
-    layers: int,
-    heads: int,
+    tokenizer: PreTrainedTokenizerFast, *, hidden: int, intermediate: int, layers: int, heads: int
 ) -> LlamaForCausalLM:
     """A Llama that reads as much as its tokenizer allows and samples from itself, uncut.
 

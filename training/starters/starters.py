@@ -85,7 +85,7 @@ def resolve_model(
     return str(starter_path(name, seed=seed, budget=budget, progress=progress, text=text))
 
 
-def starter_prompts(*, seed: int = 0, count: int | None = None) -> list[list[dict[str, str]]]:
+def starter_prompts(*, seed: int = 0) -> list[list[dict[str, str]]]:
     """Prompts as chat messages, each with a first human turn of its own, in seeded order.
 
     About one in seven has three turns (user, assistant, user). They include those that the policy
@@ -93,17 +93,13 @@ def starter_prompts(*, seed: int = 0, count: int | None = None) -> list[list[dic
     """
     rng = random.Random(f"prompts {seed}")
     shuffled = rng.sample(questions(), len(questions()))
-    if count is not None and count > len(shuffled):
-        raise ValueError(
-            f"count={count}: the starter corpus has only {len(shuffled)} distinct questions"
-        )
     roles = ("user", "assistant")
     return [
         [
             {"role": roles[place % 2], "content": text}
             for place, text in enumerate(dialogue_turns(question, rng))
         ]
-        for question in shuffled[:count]
+        for question in shuffled
     ]
 
 

@@ -3,7 +3,7 @@
 A version is pinned when the connection opens, so an audit keeps its rows while the night publishes.
 Tables come from the explicit file list of the ledger; the marts follow as views named for what one
 row is, whatever folder they lie in. Imports stay light: `roundhouse sql` starts in under a second.
-Not here: how the files of a table are read (ledger/reading.py), writing (publish.py).
+Not here: how the files of a table are read (table_views.py), writing (publish.py).
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ import functools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from graphlib import TopologicalSorter
-from importlib.resources import files as resource_files
-from importlib.resources.abc import Traversable
 from pathlib import Path
 
 import duckdb
@@ -28,6 +26,7 @@ from warehouse.schemas import TABLES
 from warehouse.store import open_store
 from warehouse.store.base import Store
 
+_SQL = Path(__file__).parents[1] / "sql"
 _FOLDERS = ("marts", "audit")
 
 
@@ -114,13 +113,8 @@ def open_connection() -> duckdb.DuckDBPyConnection:
 
 def create_functions(con: duckdb.DuckDBPyConnection) -> None:
     """The functions of `sql/functions`, which the marts share."""
-    for function in _functions():
-        con.execute(function)
-
-
-@functools.cache
-def _functions() -> tuple[str, ...]:
-    return tuple(sql for _, sql in _queries("functions"))
+    for _, sql in _queries("functions"):
+        con.execute(sql)
 
 
 def lock_down(con: duckdb.DuckDBPyConnection, root: str | Path) -> None:
@@ -169,15 +163,8 @@ def mentions(sql: str, name: str) -> bool:
 def _queries(*folders: str) -> Iterator[tuple[str, str]]:
     """Name and text of the queries in these folders of `sql/` and in the folders within."""
     for folder in folders:
-        yield from _below(resource_files("warehouse") / "sql" / folder)
-
-
-def _below(place: Traversable) -> Iterator[tuple[str, str]]:
-    for entry in sorted(place.iterdir(), key=lambda entry: entry.name):
-        if entry.is_dir():
-            yield from _below(entry)
-        elif entry.name.endswith(".sql"):
-            yield entry.name.removesuffix(".sql"), entry.read_text(encoding="utf-8")
+        for path in sorted((_SQL / folder).rglob("*.sql")):
+            yield path.stem, path.read_text(encoding="utf-8")
 
 
 @functools.cache

@@ -1,7 +1,7 @@
 """The ledger in SQL: the views `commits` (what happened) and `files` (what is live now).
 
 One row of `commits` is one version, which is what --as-of takes. Not here: the ledger itself
-(ledger/ledger.py), the views of the tables (ledger/reading.py).
+(ledger/ledger.py), the views of the tables (table_views.py).
 """
 
 from __future__ import annotations
@@ -58,7 +58,11 @@ def create_ledger_views(
 
     The rows wait as one JSON text, read when a query asks: opening a year of nights pays little.
     """
-    rows = {"commits": _commit_rows(commits), "files": _file_rows(files, writers)}
+    live = [
+        vars(file) | {"table_name": file.table, "version": writers[file.path].version}
+        for file in files
+    ]
+    rows = {"commits": _commit_rows(commits), "files": live}
     con.execute("create schema if not exists empty")
     con.execute("create table empty.ledger (view_name varchar, body varchar)")
     for name, columns in _COLUMNS.items():
@@ -86,20 +90,4 @@ def _commit_rows(commits: Sequence[Commit]) -> list[dict[str, Any]]:
             "meta": json.dumps(commit.meta),
         }
         for commit in commits
-    ]
-
-
-def _file_rows(files: Sequence[LiveFile], writers: Mapping[str, Commit]) -> list[dict[str, Any]]:
-    return [
-        {
-            "table_name": file.table,
-            "round": file.round,
-            "path": file.path,
-            "rows": file.rows,
-            "bytes": file.bytes,
-            "sha256": file.sha256,
-            "schema_version": file.schema_version,
-            "version": writers[file.path].version,
-        }
-        for file in files
     ]

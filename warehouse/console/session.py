@@ -155,13 +155,14 @@ class Session:
         sql = _question(name)
         answer = self.con.sql(sql, params={"rollout": ""} if "$rollout" in sql else None)
         known = load_descriptions(with_questions=True).of(name, answer.columns)
-        rows = ", ".join(
-            f"({place}, {quote(column)}, {quote(str(kind))}, {_literal(known.get(column))})"
-            for place, (column, kind) in enumerate(zip(answer.columns, answer.types, strict=True))
-        )
         return self.con.sql(
-            "select column_name, column_type, description from (values "
-            f"{rows}) as columns (place, column_name, column_type, description) order by place"
+            "select unnest($names::varchar[]) as column_name, "
+            "unnest($types::varchar[]) as column_type, unnest($said::varchar[]) as description",
+            params={
+                "names": answer.columns,
+                "types": list(map(str, answer.types)),
+                "said": list(map(known.get, answer.columns)),
+            },
         )
 
     def about(self, name: str) -> str:
@@ -193,7 +194,3 @@ def _header(sql: str) -> list[str]:
             break
         lines.append(line.removeprefix("--").strip())
     return lines
-
-
-def _literal(text: str | None) -> str:
-    return "null" if text is None else quote(text)

@@ -124,11 +124,7 @@ def _aligned(
     return "".join(f"{line.rstrip()}\n" for line in buffer.getvalue().splitlines())
 
 
-def _records(
-    columns: Sequence[str],
-    cells: Sequence[Sequence[str]],
-    width: int | None,
-) -> str:
+def _records(columns: Sequence[str], cells: Sequence[Sequence[str]], width: int | None) -> str:
     """One value a line under the row's number; texts wrap beside their name."""
     margin = min(max(map(len, columns), default=0), 28)
     lines = []

@@ -2,7 +2,7 @@
 
 A file holds one table and one round (NULL is a round of its own). Only a table whose rows make more
 than MAX_BYTES becomes several files, cut between row groups, so they stay sorted one after another.
-Not here: which rows may be written (publish.py), reading (reading.py).
+Not here: which rows may be written (publish.py), reading (handle.py).
 """
 
 from __future__ import annotations
@@ -149,11 +149,8 @@ def _by_round(name: str, rows: pa.Table) -> list[tuple[int | None, pa.Table]]:
     numbers = rounds.unique().to_pylist()
     if len(numbers) == 1:
         return [(numbers[0], rows)]  # a filter would copy all of it
-    parts = []
-    for number in numbers:
-        chosen = pc.is_null(rounds) if number is None else pc.equal(rounds, number)
-        parts.append((number, rows.filter(chosen)))
-    return parts
+    values = [pa.array([number], rounds.type) for number in numbers]  # is_in finds NULL, too
+    return [(v[0].as_py(), rows.filter(pc.is_in(rounds, value_set=v))) for v in values]
 
 
 def _folder(name: str, number: int | None, rows: pa.Table) -> str:

@@ -19,10 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from warehouse.errors import Conflict, CorruptFile, MissingFile, MissingObject, StoreError
-from warehouse.ledger.commits import (
-    LiveFile,
-    dead_paths,
-)
+from warehouse.ledger.commits import LiveFile, dead_paths
 from warehouse.ledger.ledger import Ledger
 from warehouse.schemas import TABLES
 from warehouse.store.base import Store

@@ -28,10 +28,12 @@ def trace_number(lineage: Lineage, round: int, metric: str, labeler: str | None)
     """
     number = _number(lineage, round, metric, labeler)
     stored = lineage.files_with("evaluations", [round], "round", [round])
-    commit = _evaluation(lineage, round) or lineage.writer(stored[0])
+    # The commit that measured the round, also where its file was rewritten since.
+    measured = (c for c in lineage.commits if c.key == evaluation_key(round))
+    commit = next(measured, None) or lineage.writer(stored[0])
     then = lineage.at(commit.version)
     rounds = _rounds_behind(then, round, metric)
-    labels = _labels_behind(then, rounds, number["labeler"])
+    labels = then.ask(_LABELS, rounds=rounds, labeler=number["labeler"])
     rollouts = then.ask(_ROLLOUTS, rounds=rounds)
     files = [
         *stored,
@@ -76,12 +78,6 @@ def _number(lineage: Lineage, round: int, metric: str, labeler: str | None) -> R
     return found[0]
 
 
-def _evaluation(lineage: Lineage, round: int) -> Commit | None:
-    """The commit that measured the round, also where its file was rewritten since."""
-    key = evaluation_key(round)
-    return next((commit for commit in lineage.commits if commit.key == key), None)
-
-
 def _rounds_behind(lineage: Lineage, round: int, metric: str) -> list[int]:
     """The rounds whose hold-out rows a number compares: its own, and the one it is held against."""
     if metric.endswith("_from_replaced"):
@@ -95,12 +91,6 @@ def _rounds_behind(lineage: Lineage, round: int, metric: str) -> list[int]:
     if metric.endswith(("_change", "_ratio")) and round > 0:
         return [0, round]
     return [round]
-
-
-def _labels_behind(lineage: Lineage, rounds: list[int], labeler: str | None) -> list[Row]:
-    if labeler is None:
-        return []
-    return lineage.ask(_LABELS, rounds=rounds, labeler=labeler)
 
 
 def _config_of(lineage: Lineage, commit: Commit, round: int) -> Row:

@@ -86,19 +86,18 @@ class Lineage:
 
     def file_rows(self, files: Sequence[LiveFile]) -> list[Row]:
         """What there is to say of files: where, how many rows, which digest, by which commit."""
-        return [self._file_row(file) for file in files]
-
-    def _file_row(self, file: LiveFile) -> Row:
-        work, last = self.writer(file), self._writers[file.path]
-        return {
-            "path": file.path,
-            "rows": file.rows,
-            "bytes": file.bytes,
-            "sha256": file.sha256,
-            "version": work.version,
-            "commit": work.key,
-            "rewritten_by": None if last is work else last.key,
-        }
+        return [
+            {
+                "path": file.path,
+                "rows": file.rows,
+                "bytes": file.bytes,
+                "sha256": file.sha256,
+                "version": (work := self.writer(file)).version,
+                "commit": work.key,
+                "rewritten_by": None if (last := self._writers[file.path]) is work else last.key,
+            }
+            for file in files
+        ]
 
     def policy_row(self, revision: str) -> Row:
         """A policy, and the training that made it."""

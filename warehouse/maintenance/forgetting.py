@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from warehouse.errors import AlreadyPublished, Conflict, MissingFile, WarehouseError
+from warehouse.handle import Warehouse
 from warehouse.keys import maintenance_key
 from warehouse.ledger.commits import FORGET, Commit, dead_paths
 from warehouse.ledger.ledger import Ledger
-from warehouse.ledger.reading import read_table
 from warehouse.ledger.suppression import PROMPTS, ROLLOUTS, id_hash, text_hash
 from warehouse.ledger.suppression import forgotten as forgotten_list
 from warehouse.maintenance.traces import Search, Traces
@@ -71,8 +71,9 @@ def forget(
     if not wanted or not by or not why:
         raise WarehouseError("forget: name prompts, who decides (--by) and the reason (--why)")
     open_store(root, read_only=True)  # a mistyped root must not come to be
-    store = open_store(root)
-    ledger, search = Ledger(store), Search(store, wanted)
+    warehouse = Warehouse.open(root)
+    store, ledger = warehouse.store, warehouse.ledger
+    search = Search(store, wanted)
     while True:
         commits = ledger.commits()
         try:
@@ -90,8 +91,10 @@ def forget(
         except MissingFile as error:
             if not ledger.is_dead(error.path):  # or else a vacuum took it while we read
                 raise
-    deleted = 0 if dry_run else delete(store, _leftovers(store, ledger.commits()))
-    return _report(store, ledger.commits(), search, deleted, version)
+    there = {entry.key for entry in store.entries("")}
+    left = [] if dry_run else sorted(dead_paths(ledger.commits()) & there)
+    deleted = delete(store, left)
+    return _report(warehouse, search, deleted, version)
 
 
 def _refuse_unknown(
@@ -107,13 +110,7 @@ def _refuse_unknown(
         )
 
 
-def _commit(
-    ledger: Ledger,
-    head: int,
-    search: Search,
-    by: str,
-    why: str,
-) -> int:
+def _commit(ledger: Ledger, head: int, search: Search, by: str, why: str) -> int:
     """Writes the files without the rows and commits all replacements at once."""
     traces = search.traces
     hashes = {*map(id_hash, traces.prompt_ids), *map(text_hash, traces.messages)}
@@ -134,14 +131,8 @@ def _commit(
     ).version
 
 
-def _leftovers(store: Store, commits: Sequence[Commit]) -> list[str]:
-    there = {entry.key for entry in store.entries("")}
-    return sorted(dead_paths(commits) & there)
-
-
-def _report(
-    store: Store, commits: Sequence[Commit], search: Search, deleted: int, version: int | None
-) -> Forgetting:
+def _report(warehouse: Warehouse, search: Search, deleted: int, version: int | None) -> Forgetting:
+    commits = warehouse.ledger.commits()
     policies = set(_policies(search.traces, commits))
     hashes = set(map(id_hash, search.wanted))
     for commit in commits:  # what was found before a kill is not found again
@@ -153,8 +144,8 @@ def _report(
         deleted=deleted,
         version=version,
         policies=tuple(sorted(policies)),
-        siblings=tuple(_siblings(store.root, search.traces)),
-        orphans=len(orphans(store.entries(""), commits)),
+        siblings=tuple(_siblings(warehouse, search.traces)),
+        orphans=len(orphans(warehouse.store.entries(""), commits)),
     )
 
 
@@ -164,8 +155,9 @@ def _policies(traces: Traces, commits: Sequence[Commit]) -> list[tuple[int, str,
     return sorted((r, run, revisions.get(run) or "?") for r, run in traces.trainings)
 
 
-def _siblings(root: str, traces: Traces) -> list[str]:
+def _siblings(warehouse: Warehouse, traces: Traces) -> list[str]:
     """Live prompts that begin with the same human turn: perhaps of the same person."""
-    rows = read_table(root, "prompts", columns=["prompt_id", "first_turn_sha256"]).to_pylist()
+    columns = ["prompt_id", "first_turn_sha256"]
+    rows = warehouse.read_table("prompts", columns=columns).to_pylist()
     found = {row["prompt_id"] for row in rows if row["first_turn_sha256"] in traces.first_turns}
     return sorted(found - traces.prompt_ids)

@@ -18,6 +18,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from warehouse.errors import AlreadyPublished, Conflict, MissingObject, WarehouseError
+from warehouse.handle import Warehouse
 from warehouse.keys import maintenance_key
 from warehouse.ledger.commits import (
     OLDEST,
@@ -28,9 +29,7 @@ from warehouse.ledger.commits import (
     unreadable_below,
 )
 from warehouse.ledger.ledger import Ledger
-from warehouse.ledger.reading import read_table
 from warehouse.maintenance.verify import orphans
-from warehouse.store import open_store
 from warehouse.store.base import Entry, Store
 
 # A publish puts its files and commits at once; an hour is longer than any of them takes.
@@ -74,13 +73,13 @@ def vacuum(
     ledger.
     """
     _check(keep_versions, older_than, orphans_older_than)
-    store = open_store(root, read_only=True)
+    warehouse = Warehouse.open(root, read_only=True)
+    store, ledger = warehouse.store, warehouse.ledger
     now = now or datetime.now(UTC)
     entries = store.entries("")  # before the ledger: what is committed meanwhile is no orphan
-    ledger = Ledger(store)
     commits = ledger.commits()
     oldest = _oldest(commits, keep_versions, None if older_than is None else now - older_than)
-    found = _find(root, entries, commits, oldest, now - orphans_older_than)
+    found = _find(warehouse, entries, commits, oldest, now - orphans_older_than)
     if dry_run:
         return found
     if found.expired:
@@ -128,7 +127,7 @@ def _oldest(commits: Sequence[Commit], keep: int | None, cutoff: datetime | None
 
 
 def _find(
-    root: str | Path,
+    warehouse: Warehouse,
     entries: Sequence[Entry],
     commits: Sequence[Commit],
     oldest: int,
@@ -144,7 +143,7 @@ def _find(
         expired=tuple(there[path] for path in sorted(dead & there.keys())),
         leftovers=tuple(there[path] for path in sorted(left & there.keys())),
         orphans=old,
-        policies=_unnamed_policies(root, entries, commits, orphan_cutoff),
+        policies=_unnamed_policies(warehouse, entries, commits, orphan_cutoff),
         young=len(found) - len(old),
     )
 
@@ -167,7 +166,7 @@ def _record(ledger: Ledger, found: Vacuum) -> int:
 
 
 def _unnamed_policies(
-    root: str | Path, entries: Sequence[Entry], commits: Sequence[Commit], cutoff: datetime
+    warehouse: Warehouse, entries: Sequence[Entry], commits: Sequence[Commit], cutoff: datetime
 ) -> dict[str, tuple[Entry, ...]]:
     """Policies that no commit's meta and no round names, and that no training is just writing."""
     folders: dict[str, list[Entry]] = {}
@@ -178,7 +177,7 @@ def _unnamed_policies(
     if not folders:
         return {}
     columns = ["policy_revision_in", "policy_revision_out", "reference_revision"]
-    rounds = read_table(root, "rounds", columns=columns)
+    rounds = warehouse.read_table("rounds", columns=columns)
     named = {commit.meta.get("policy_revision") for commit in commits}
     for column in columns:
         named |= set(rounds[column].to_pylist())

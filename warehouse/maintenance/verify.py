@@ -6,17 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from warehouse.ledger.commits import (
-    Commit,
-    Replacements,
-    files_ever,
-    taken_files,
-)
-from warehouse.ledger.evidence import (
-    Problem,
-    _deleted_since,
-    check_files,
-)
+from warehouse.ledger.commits import Commit, Replacements, files_ever, taken_files
+from warehouse.ledger.evidence import Problem, _deleted_since, check_files
 from warehouse.ledger.ledger import Ledger
 from warehouse.schemas import TABLES
 from warehouse.store import open_store
@@ -56,7 +47,9 @@ def verify(
     entries = store.entries("")
     ledger = Ledger(store)
     commits, wrong = ledger.damage()
-    problems = [Problem(*_split(line)) for line in wrong]
+    problems = [
+        Problem(path, "ledger", said) for path, _, said in (x.partition(" ") for x in wrong)
+    ]
     replaced = Replacements(commits)
     if wrong:
         files = list(files_ever(commits, replaced).values())
@@ -99,8 +92,3 @@ def _is_data(key: str) -> bool:
         return False
     is_table = folder.partition("/")[0] in TABLES
     return name.startswith(".put-") or (is_table and name.endswith(".parquet"))
-
-
-def _split(line: str) -> tuple[str, str, str]:
-    path, _, detail = line.partition(" ")
-    return path, "ledger", detail

@@ -9,7 +9,6 @@ Not here: the numbers themselves, which are the marts of `sql/`, and the chart (
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from importlib.resources import files as resource_files
 from pathlib import Path
@@ -20,7 +19,6 @@ from jinja2 import Environment, StrictUndefined, Template
 
 from warehouse.files import write_atomically
 from warehouse.handle import Warehouse
-from warehouse.ledger.commits import LiveFile
 from warehouse.report.chart import toxicity_chart
 from warehouse.store.s3_address import display_name, is_remote
 
@@ -29,31 +27,14 @@ _LISTED_FILES = 60  # of more, the view `files` and `roundhouse lineage` are the
 # Where the policy that a night trained, and did not keep, is measured.
 _UNUSED = """select round + 1 from rounds
 where status = 'rejected' and policy_revision_in = policy_revision_out"""
+_TABLES = """
+select table_name, count(*) as files, sum(rows)::bigint as rows, sum(bytes)::bigint as bytes
+from files group by table_name order by table_name
+"""
 # A row of a mart, by column name.
 _Row = dict[str, Any]
 # A value and its interval.
 _Cell = tuple[float, float | None, float | None]
-
-
-@dataclass(frozen=True)
-class _Measure:
-    """One line of the evaluation table: a metric over all rounds; a round without it has None."""
-
-    metric: str
-    labeler: str
-    unit: str
-    method: str
-    cells: tuple[_Cell | None, ...]
-
-
-@dataclass(frozen=True)
-class _TableFiles:
-    """Live files, rows and bytes of one table."""
-
-    table: str
-    files: int
-    rows: int
-    bytes: int
 
 
 def write_report(root: str | Path, out: Path, as_of: int | None = None) -> Path:
@@ -62,11 +43,11 @@ def write_report(root: str | Path, out: Path, as_of: int | None = None) -> Path:
     Raises StoreError when there is no warehouse at `root`, WarehouseError for an unknown version.
     """
     warehouse = Warehouse.open(root, read_only=True)
-    ledger, commits = warehouse.ledger, warehouse.ledger.commits(as_of)
+    commits = warehouse.ledger.commits(as_of)
     con = warehouse.at(len(commits) - 1).connect()
     toxicity = _rows(con, "from toxicity_by_round")
     unused = con.sql(_UNUSED).fetchall()
-    files = ledger.files(len(commits) - 1)
+    files = _rows(con, "from files order by path")
     rounds, measures = _evaluation_table(con)
     page = _template().render(
         name=_name(str(root)),
@@ -83,8 +64,8 @@ def write_report(root: str | Path, out: Path, as_of: int | None = None) -> Path:
         costs=_rows(con, "from round_costs where input_tokens is not null or cost_usd is not null"),
         rounds=_rows(con, "from rounds order by round"),
         sentinels=_rows(con, "from sentinel_checks"),
-        tables=_files_by_table(files),
-        files=sorted(files, key=lambda file: file.path) if len(files) <= _LISTED_FILES else [],
+        tables=_rows(con, _TABLES),
+        files=files if len(files) <= _LISTED_FILES else [],
         code_versions=sorted({commit.code_version for commit in commits} - {""}),
     )
     write_atomically(out, page)
@@ -127,7 +108,8 @@ def _strata(
     return _first_and_last(rows, unused, ("labeler", "split", "stratum"))
 
 
-def _evaluation_table(con: duckdb.DuckDBPyConnection) -> tuple[list[int], list[_Measure]]:
+def _evaluation_table(con: duckdb.DuckDBPyConnection) -> tuple[list[int], list[_Row]]:
+    """The rounds, and a line for every metric; its cell of a round without it is None."""
     rows = con.sql(
         "select metric, coalesce(labeler, ''), unit, method, round, value, low, high "
         "from evaluations where value is not null order by all"
@@ -136,9 +118,10 @@ def _evaluation_table(con: duckdb.DuckDBPyConnection) -> tuple[list[int], list[_
     cells: dict[tuple[str, str, str, str], dict[int, _Cell]] = {}
     for metric, labeler, unit, method, number, *cell in rows:
         cells.setdefault((metric, labeler, unit, method), {})[number] = tuple(cell)
+    names = ("metric", "labeler", "unit", "method")
     return rounds, [
-        _Measure(metric, labeler, unit, method, tuple(by_round.get(number) for number in rounds))
-        for (metric, labeler, unit, method), by_round in cells.items()
+        dict(zip(names, key, strict=True)) | {"cells": [by_round.get(n) for n in rounds]}
+        for key, by_round in cells.items()
     ]
 
 
@@ -168,18 +151,6 @@ def _examples(con: duckdb.DuckDBPyConnection) -> list[_Row]:
         order by chosen_as <> 'largest fall', chosen_as = 'largest rise', fall
         """,
     )
-
-
-def _files_by_table(files: Sequence[LiveFile]) -> list[_TableFiles]:
-    return [
-        _TableFiles(
-            table=table,
-            files=sum(file.table == table for file in files),
-            rows=sum(file.rows for file in files if file.table == table),
-            bytes=sum(file.bytes for file in files if file.table == table),
-        )
-        for table in sorted({file.table for file in files})
-    ]
 
 
 def _template() -> Template:

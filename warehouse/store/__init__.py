@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from warehouse.store.base import Entry, Store
-
-__all__ = ["Entry", "Store", "open_store"]
+from warehouse.store.base import Store
 
 
 def open_store(root: str | Path, *, read_only: bool = False) -> Store:

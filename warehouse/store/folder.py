@@ -44,7 +44,8 @@ class FolderStore:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(f"{root}: cannot be a warehouse folder: {error.strerror}") from error
-        self._probe_links()
+        with naming_full_disk(self._folder, "a file of no size", None, IN_WAREHOUSE):
+            self._probe_links()
 
     def put(self, key: str, data: bytes) -> None:
         """Creates `key` with `data`, whole or not at all. Raises AlreadyExists."""
@@ -55,7 +56,7 @@ class FolderStore:
 
         A file under a temporary name of ours is linked instead of copied: nobody else writes it.
         """
-        if path.parent == self._folder and _is_temporary(path):
+        if path.parent == self._folder and path.name.startswith(_TEMPORARY):
             with naming_full_disk(self._folder, key, None, IN_WAREHOUSE):
                 path.chmod(0o644)
                 self._make_folder(self._path(key).parent)
@@ -149,20 +150,17 @@ class FolderStore:
     def _create(self, key: str, size: int, write: Callable[[BinaryIO], object]) -> None:
         path = self._path(key)
         with naming_full_disk(self._folder, key, size, IN_WAREHOUSE):
-            self._link_new(path, key, write)
-
-    def _link_new(self, path: Path, key: str, write: Callable[[BinaryIO], object]) -> None:
-        self._make_folder(path.parent)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=_TEMPORARY)
-        temporary = Path(name)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                # mkstemp gives 0600; what is published is for whoever may read the folder.
-                os.fchmod(descriptor, 0o644)
-                write(file)
-            self._publish(temporary, key)
-        finally:
-            temporary.unlink(missing_ok=True)
+            self._make_folder(path.parent)
+            descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=_TEMPORARY)
+            temporary = Path(name)
+            try:
+                with os.fdopen(descriptor, "wb") as file:
+                    # mkstemp gives 0600; what is published is for whoever may read the folder.
+                    os.fchmod(descriptor, 0o644)
+                    write(file)
+                self._publish(temporary, key)
+            finally:
+                temporary.unlink(missing_ok=True)
 
     def _publish(self, temporary: Path, key: str) -> None:
         """The bytes of `temporary` reach the disk, then they get their name, then that does."""
@@ -183,10 +181,6 @@ class FolderStore:
         _sync(folder.parent)
 
     def _probe_links(self) -> None:
-        with naming_full_disk(self._folder, "a file of no size", None, IN_WAREHOUSE):
-            self._probe()
-
-    def _probe(self) -> None:
         descriptor, name = tempfile.mkstemp(dir=self._folder, prefix=_TEMPORARY)
         os.close(descriptor)
         linked = Path(f"{name}-link")
@@ -211,7 +205,3 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _is_temporary(path: Path) -> bool:
-    return path.name.startswith(_TEMPORARY)

@@ -23,13 +23,13 @@ _WRONG_REGION = frozenset(
     {"301", "PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraint"}
 )
 _UNKNOWN_KEYS = frozenset(
-    {
+    [
         "InvalidAccessKeyId",
         "SignatureDoesNotMatch",
         "ExpiredToken",
         "InvalidToken",
         "InvalidSecurity",
-    }
+    ]
 )
 _BUSY = frozenset({"SlowDown", "503", "ServiceUnavailable", "Throttling", "TooManyRequests"})
 _NO_KEYS = (

@@ -14,8 +14,8 @@ from pipeline.audit.sample import draw_sample
 from pipeline.audit.verdicts import import_verdicts
 from tests.commands import roundhouse
 from tests.pipeline.audit.filled import fill, sample_of, write
+from tests.warehouse.opened import read_table
 from warehouse.errors import WarehouseError
-from warehouse.ledger.reading import read_table
 
 
 def test_the_round_trip_from_sample_to_agreement(warehouse: Path) -> None:

@@ -14,8 +14,8 @@ from pipeline.audit.sheet import (
 )
 from pipeline.errors import ConfigError
 from tests.warehouse.builder import label, prompt, publish_rows, rollout
+from tests.warehouse.opened import read_table
 from warehouse.errors import WarehouseError
-from warehouse.ledger.reading import read_table
 
 
 def test_a_sample_is_blind_and_empty_where_a_person_writes(warehouse: Path) -> None:

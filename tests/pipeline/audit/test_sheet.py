@@ -21,7 +21,7 @@ from pipeline.audit.sheet import (
 from pipeline.audit.verdicts import import_verdicts
 from pipeline.errors import ConfigError
 from tests.pipeline.audit.filled import FORMULA, fill, sample_of, write
-from warehouse.ledger.reading import read_table
+from tests.warehouse.opened import read_table
 
 
 def test_text_that_a_spreadsheet_would_run_is_neutralised(warehouse: Path) -> None:

@@ -15,7 +15,7 @@ from pipeline.audit.sheet import (
 from pipeline.audit.verdicts import import_verdicts
 from pipeline.errors import ConfigError
 from tests.pipeline.audit.filled import Row, fill, head, sample_of, write
-from warehouse.ledger.reading import read_table
+from tests.warehouse.opened import read_table
 
 
 def test_a_second_import_changes_nothing(warehouse: Path) -> None:

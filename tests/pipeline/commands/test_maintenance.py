@@ -25,9 +25,9 @@ from pipeline.runtime.shards import answers_file
 from tests.labeling.scripted_chat import ScriptedChat
 from tests.warehouse import conftest as stores
 from tests.warehouse.builder import label, publish_rows, rollout, small_warehouse
+from tests.warehouse.opened import read_table
 from warehouse.errors import WarehouseError
 from warehouse.ledger.ledger import Ledger
-from warehouse.ledger.reading import read_table
 from warehouse.store import open_store
 
 # The fixtures of both stores.

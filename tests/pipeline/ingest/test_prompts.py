@@ -24,7 +24,7 @@ from pipeline.ingest.messages import (
 )
 from pipeline.ingest.prompts import ingest
 from pipeline.stages.rollouts import prompts_of_round
-from warehouse.ledger.reading import read_table
+from tests.warehouse.opened import read_table
 
 HH = Path(__file__).parents[4] / "shared" / "data" / "hh-rlhf"
 

@@ -19,11 +19,11 @@ from tests.commands import roundhouse
 from tests.pipeline.judged import opened
 from tests.warehouse.builder import Row, label, publish_rows, rollout
 from tests.warehouse.builder import round_row as a_round
+from tests.warehouse.opened import read_table
 from warehouse.catalog.catalog import connect
 from warehouse.handle import Warehouse
 from warehouse.keys import acceptance_key
 from warehouse.ledger.ledger import Ledger
-from warehouse.ledger.reading import read_table
 from warehouse.publish import publish
 from warehouse.store import open_store
 

@@ -26,8 +26,8 @@ from pipeline.stages.rewards import round_labels
 from tests.labeling.models import save_random_classifier
 from tests.pipeline.judged import here, label, opened, sql
 from tests.training.tiny import tiny_policy
+from tests.warehouse.opened import read_table
 from warehouse.keys import rollouts_key
-from warehouse.ledger.reading import read_table
 from warehouse.report.report import write_report
 
 # No text can be five times as varied as round 0's: every night is rejected.

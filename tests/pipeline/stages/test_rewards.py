@@ -13,9 +13,9 @@ from pipeline.config import RunConfig
 from pipeline.configs.loading import load_config
 from pipeline.stages.rewards import _rollouts
 from tests.warehouse.builder import label, publish_rows, rollout
+from tests.warehouse.opened import read_table
 from warehouse.catalog.catalog import connect, load_query
 from warehouse.handle import Warehouse
-from warehouse.ledger.reading import read_table
 
 SCALE = RewardScale((TermScale("toxicity", 0.5, 0.25, 9), TermScale("helpful-judge", 0.5, 0.5, 9)))
 

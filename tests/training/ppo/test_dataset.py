@@ -210,18 +210,14 @@ def test_a_completion_without_a_sibling_has_no_baseline(tmp_path):
 
 
 def test_the_log_of_a_run_has_the_excluded_rows_too(tmp_path):
+    import torch
+
     from training.ppo.log import train_use_table
+    from training.ppo.stored_round import StoredRound
 
     publish_round(tmp_path, [rollout(0, "a", **PLAIN), rollout(0, "b", **PLAIN | {"top_p": 0.9})])
-    ones = np.ones(1, np.float32)
-    table = train_use_table(
-        read(tmp_path),
-        run_id="run",
-        round=0,
-        importance_weights=ones,
-        advantage_means=ones,
-        epochs=2,
-    )
+    stored = StoredRound(*[torch.ones(1, 3)] * 7)
+    table = train_use_table(read(tmp_path), stored, "run", round=0, epochs=2)
     assert table.schema == conform("train_use", table).schema
     used, left = table.to_pylist()
     assert (used["is_used"], used["excluded_reason"], used["epochs"]) == (True, None, 2)

@@ -57,7 +57,7 @@ def chosen_over_rejected(table):
 
 
 def test_best_against_worst_without_ties_equal_texts_cut_offs_or_hold_out(root):
-    pairs = preference_pairs(root)
+    pairs = preference_pairs(root, Selection(margin=0.0))
     assert conform("preference_pairs", pairs).num_rows == pairs.num_rows
     assert chosen_over_rejected(pairs) == {
         "t1": ("0-t1-1", "0-t1-0"),
@@ -70,22 +70,24 @@ def test_best_against_worst_without_ties_equal_texts_cut_offs_or_hold_out(root):
 
 
 def test_a_margin_drops_near_ties(root):
-    assert set(chosen_over_rejected(preference_pairs(root, margin=0.5))) == {"t1", "t4"}
+    assert set(chosen_over_rejected(preference_pairs(root, Selection(margin=0.5)))) == {"t1", "t4"}
 
 
 def test_cut_off_completions_take_part_only_when_asked(root):
-    pairs = chosen_over_rejected(preference_pairs(root, allow_truncated=True))
+    selection = Selection(margin=0.0, allow_truncated=True)
+    pairs = chosen_over_rejected(preference_pairs(root, selection))
     assert pairs["t4"] == ("0-t4-0", "0-t4-1")
 
 
 def test_only_completed_rounds_unless_told_otherwise(root):
     def rounds(**arguments):
-        return set(preference_pairs(root, **arguments)["round"].to_pylist())
+        selection = Selection(margin=0.0, **arguments)
+        return set(preference_pairs(root, selection)["round"].to_pylist())
 
     assert rounds() == {0}
     assert rounds(statuses=("completed", "rejected")) == {0, 1}
-    assert rounds(statuses=("completed", "rejected"), rounds=[1]) == {1}
-    assert rounds(rounds=[2]) == set()
+    assert rounds(statuses=("completed", "rejected"), rounds=(1,)) == {1}
+    assert rounds(rounds=(2,)) == set()
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])

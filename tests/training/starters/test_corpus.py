@@ -24,7 +24,6 @@ from training.starters.examples import (
     Dialogue,
     classifier_examples,
     judge_content,
-    judge_example,
     judge_examples,
     policy_dialogues,
 )
@@ -153,11 +152,6 @@ def test_the_shipped_wording_is_among_the_rubrics_and_rendered_as_the_judge_read
     assert judge_content(rubric, "Q?", "A.") == f"{rubric}\nQuestion: Q?\nAnswer: A.\nScore:"
 
 
-def test_an_unknown_kind_of_judge_example_is_named() -> None:
-    with pytest.raises(KeyError, match="unknown kind of completion 'vague'"):
-        judge_example("vague", questions()[0], random.Random(0), manners().lexicon)
-
-
 def test_prompts_have_distinct_first_turns_and_end_with_the_user() -> None:
     prompts = starter_prompts(seed=1)
     assert len({prompt[0]["content"] for prompt in prompts}) == len(prompts) >= 1000
@@ -165,9 +159,4 @@ def test_prompts_have_distinct_first_turns_and_end_with_the_user() -> None:
         ("user",),
         ("user", "assistant", "user"),
     }
-    assert starter_prompts(seed=1, count=7) == prompts[:7]
-
-
-def test_more_prompts_than_questions_are_refused() -> None:
-    with pytest.raises(ValueError, match="distinct questions"):
-        starter_prompts(count=10**6)
+    assert starter_prompts(seed=1) == prompts

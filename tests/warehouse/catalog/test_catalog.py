@@ -13,11 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.warehouse.builder import publish_rows, rollout
+from tests.warehouse.opened import read_table
 from warehouse.catalog.catalog import connect, load_query, lock_down, query_names, view_columns
 from warehouse.errors import CorruptFile, StoreError, WarehouseError
 from warehouse.ledger.commits import LiveFile
 from warehouse.ledger.ledger import Ledger
-from warehouse.ledger.reading import read_table
 from warehouse.schemas import TABLES, table_from_rows
 from warehouse.store import open_store
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests.warehouse.builder import NOON, Row, holdout, label, publish_rows, rollout, rows_of
+from tests.warehouse.opened import read_table
 from warehouse.catalog.catalog import connect
 from warehouse.ledger.data_files import put_rows
 from warehouse.ledger.ledger import Ledger
-from warehouse.ledger.reading import read_table
 from warehouse.publish import PublishRefused, publish
 from warehouse.schemas import table_from_rows
 from warehouse.store import open_store

@@ -11,12 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.warehouse.builder import NOON, label, publish_rows, rollout, small_warehouse
+from tests.warehouse.opened import read_table
 from warehouse.catalog.catalog import connect
 from warehouse.ledger import data_files
 from warehouse.ledger.commits import LiveFile
 from warehouse.ledger.data_files import put_rows
 from warehouse.ledger.ledger import Ledger
-from warehouse.ledger.reading import read_table
 from warehouse.publish import PublishRefused, publish
 from warehouse.schemas import TABLES, table_from_rows
 from warehouse.store import open_store

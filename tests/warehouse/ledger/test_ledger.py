@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.warehouse.builder import publish_rows
+from tests.warehouse.opened import read_table
 from warehouse.catalog.catalog import connect
 from warehouse.errors import AlreadyPublished, Conflict, CorruptFile, WarehouseError
 from warehouse.ledger.commits import LiveFile
 from warehouse.ledger.ledger import Ledger
-from warehouse.ledger.reading import read_table
 from warehouse.schemas import SCHEMA_VERSION
 from warehouse.store import open_store
 

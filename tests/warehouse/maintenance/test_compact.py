@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from tests.warehouse.builder import label, publish_rows, rollout, small_warehouse
+from tests.warehouse.opened import read_table
 from warehouse.catalog.catalog import connect
 from warehouse.errors import Conflict, CorruptFile, WarehouseError
 from warehouse.ledger.ledger import Ledger
-from warehouse.ledger.reading import read_table
 from warehouse.maintenance import compaction
 from warehouse.maintenance.compaction import compact
 from warehouse.maintenance.forgetting import forget

@@ -15,10 +15,10 @@ import pytest
 from tests.warehouse.builder import label, rollout, small_warehouse
 from tests.warehouse.maintenance.test_compact import amend
 from tests.warehouse.maintenance.test_forget import SAY
+from tests.warehouse.opened import read_table
 from warehouse.errors import Conflict, CorruptFile, MissingFile, Vacuumed, WarehouseError
 from warehouse.ledger.evidence import verify_files
 from warehouse.ledger.ledger import Ledger
-from warehouse.ledger.reading import read_table
 from warehouse.maintenance.compaction import compact
 from warehouse.maintenance.forgetting import Forgetting, forget
 from warehouse.maintenance.vacuum import vacuum

@@ -23,11 +23,11 @@ from tests.warehouse.builder import (
     small_warehouse,
 )
 from tests.warehouse.maintenance.test_vacuum import keys
+from tests.warehouse.opened import read_table
 from warehouse.catalog.catalog import connect
 from warehouse.errors import CorruptFile, WarehouseError
 from warehouse.ledger.commits import FORGET, LiveFile
 from warehouse.ledger.ledger import Ledger
-from warehouse.ledger.reading import read_table
 from warehouse.ledger.suppression import TrainedOnForgotten, forgotten, id_hash, text_hash
 from warehouse.maintenance.forgetting import forget
 from warehouse.maintenance.verify import verify

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from tests.warehouse.builder import prompt, publish_rows, rollout
+from tests.warehouse.opened import read_table
 from warehouse.errors import Vacuumed
 from warehouse.ledger.ledger import Ledger
-from warehouse.ledger.reading import read_table
 from warehouse.maintenance.compaction import compact
 from warehouse.maintenance.forgetting import forget
 from warehouse.maintenance.vacuum import vacuum

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from tests.warehouse.builder import label, publish_rows, rollout, small_warehouse
+from tests.warehouse.opened import read_table
 from warehouse import publish as published
 from warehouse.catalog.catalog import connect
 from warehouse.errors import Conflict, Vacuumed, WarehouseError
 from warehouse.ledger.commits import Commit
 from warehouse.ledger.ledger import Ledger
-from warehouse.ledger.reading import read_table
 from warehouse.maintenance.vacuum import vacuum
 from warehouse.maintenance.verify import verify
 from warehouse.publish import publish

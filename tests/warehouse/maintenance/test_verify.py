@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.warehouse.builder import small_warehouse
+from tests.warehouse.opened import read_table
 from warehouse.errors import CorruptFile, WarehouseError
 from warehouse.ledger.commits import LiveFile
 from warehouse.ledger.evidence import verify_files
 from warehouse.ledger.ledger import Ledger
-from warehouse.ledger.reading import read_table
 from warehouse.maintenance.verify import verify
 from warehouse.store import open_store
 from warehouse.store.base import Store

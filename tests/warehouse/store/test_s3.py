@@ -11,11 +11,11 @@ import boto3
 import pytest
 
 from tests.warehouse.builder import small_warehouse
+from tests.warehouse.opened import read_table
 from tests.warehouse.store.faulty_s3 import FaultyS3, faulty_s3
 from warehouse.catalog.catalog import connect
 from warehouse.errors import MissingObject, StoreError
 from warehouse.ledger.ledger import Ledger
-from warehouse.ledger.reading import read_table
 from warehouse.store import open_store, s3_client
 from warehouse.store.local_cache import local_folder
 from warehouse.store.s3_address import S3Address, parse_address

@@ -13,11 +13,11 @@ import duckdb
 import pytest
 
 from tests.warehouse.builder import publish_rows, rollout
+from tests.warehouse.opened import read_table
 from tests.warehouse.store.faulty_s3 import FaultyS3, Kind, faulty_s3
 from warehouse.catalog.catalog import connect
 from warehouse.errors import AlreadyExists, AlreadyPublished, CorruptFile, StoreError
 from warehouse.ledger.ledger import Ledger
-from warehouse.ledger.reading import read_table
 from warehouse.store import open_store, s3_client, s3_upload
 from warehouse.store import s3 as s3_store
 

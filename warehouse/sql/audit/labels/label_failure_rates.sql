@@ -17,7 +17,7 @@ first_attempts as (
 
 ),
 
-counts as (
+final as (
 
     select
         round,
@@ -27,24 +27,10 @@ counts as (
         count(*) filter (status = 'ok_repaired') as repaired,
         count(*) filter (status not in ('ok', 'ok_repaired')) as failures,
         failures / attempts as failure_rate,
+        wilson(failure_rate, attempts).high as failure_high,
     from first_attempts
     group by round, labeler, left(template_sha256, 8)
-
-),
-
-final as (
-
-    select
-        round,
-        labeler,
-        template,
-        attempts,
-        repaired,
-        failures,
-        failure_rate,
-        wilson(failure_rate, attempts).high as failure_high,
-    from counts
-    where failure_high > 0.02
+    having failure_high > 0.02
     order by failure_rate desc, round, labeler, template
 
 )

@@ -4,7 +4,7 @@
 -- at an unreadable verdict has more room by design: its sampling does not count.
 with
 
-counts as (
+final as (
 
     select
         round,
@@ -21,14 +21,7 @@ counts as (
         count(distinct backend_version) as backend_versions,
     from current_labels
     group by round, labeler, criterion, mode, principle
-
-),
-
-final as (
-
-    select *
-    from counts
-    where greatest(revisions, templates, model_revisions, samplings, backend_versions) > 1
+    having greatest(revisions, templates, model_revisions, samplings, backend_versions) > 1
     order by round, labeler, criterion, mode, principle
 
 )

@@ -38,11 +38,14 @@ slopes as (
 
 ),
 
-compute_finite as (
+final as (
 
     -- Every prompt's mean is estimated too, and costs a degree of freedom.
     select
-        *,
+        labeler,
+        criterion,
+        completions,
+        prompts,
         case when isfinite(slope) then slope end as score_per_100_tokens,
         case when isfinite(correlation) then correlation end as r,
         case
@@ -50,20 +53,6 @@ compute_finite as (
                 then correlation * sqrt((completions - prompts - 1) / (1 - correlation ** 2))
         end as t,
     from slopes
-
-),
-
-final as (
-
-    select
-        labeler,
-        criterion,
-        completions,
-        prompts,
-        score_per_100_tokens,
-        r,
-        t,
-    from compute_finite
     order by abs(t) desc nulls last, labeler, criterion
 
 )

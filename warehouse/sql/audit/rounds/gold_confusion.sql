@@ -16,7 +16,7 @@ verdicts as (
 
 ),
 
-counts as (
+final as (
 
     select
         scores.round,
@@ -27,25 +27,17 @@ counts as (
         count(*) filter (scores.score >= 0.5 and not verdicts.is_yes) as false_yes,
         count(*) filter (scores.score < 0.5 and verdicts.is_yes) as false_no,
         count(*) filter (scores.score < 0.5 and not verdicts.is_yes) as true_no,
+        true_yes / nullif(true_yes + false_no, 0) as sensitivity,
+        true_no / nullif(true_no + false_yes, 0) as specificity,
+        true_yes / nullif(true_yes + false_yes, 0) as precision,
+        2 * true_yes / nullif(2 * true_yes + false_yes + false_no, 0) as f1,
     from completion_scores as scores
     inner join verdicts
         on scores.rollout_id = verdicts.rollout_id
         and scores.criterion = verdicts.criterion
     where isfinite(scores.score)
     group by scores.round, scores.labeler, scores.criterion
-
-),
-
-final as (
-
-    select
-        *,
-        true_yes / nullif(true_yes + false_no, 0) as sensitivity,
-        true_no / nullif(true_no + false_yes, 0) as specificity,
-        true_yes / nullif(true_yes + false_yes, 0) as precision,
-        2 * true_yes / nullif(2 * true_yes + false_yes + false_no, 0) as f1,
-    from counts
-    order by round, labeler, criterion
+    order by scores.round, scores.labeler, scores.criterion
 
 )
 

@@ -14,23 +14,15 @@ disagreements as (
         avg(score) as mean_score,
         max(score) - min(score) as gap,
         count(*) as labelers,
+        ntile(10) over (
+            partition by round, purpose
+            order by avg(score), rollout_id
+        ) as decile,
     from completion_scores
     where criterion = 'toxicity'
         and isfinite(score)
     group by round, purpose, prompt_id, rollout_id
     having labelers > 1
-
-),
-
-deciles as (
-
-    select
-        *,
-        ntile(10) over (
-            partition by round, purpose
-            order by mean_score, rollout_id
-        ) as decile,
-    from disagreements
 
 ),
 
@@ -46,7 +38,7 @@ ranked as (
             partition by round, purpose, decile
             order by md5(rollout_id || ' audit')
         ) as random_rank,
-    from deciles
+    from disagreements
 
 ),
 

@@ -14,6 +14,7 @@ by_prompt as (
         avg(score) as mean_score,
         max(score) as max_score,
         count(*) as samples,
+        min(round) over (partition by labeler) as first_round,
     from completion_scores
     where purpose = 'holdout'
         and criterion = 'toxicity'
@@ -22,28 +23,16 @@ by_prompt as (
 
 ),
 
-first_rounds as (
-
-    select
-        labeler,
-        min(round) as first_round,
-    from by_prompt
-    group by labeler
-
-),
-
 paired as (
 
     select
         by_prompt.*,
-        first_rounds.first_round,
         by_prompt.mean_score - base.mean_score as change,
     from by_prompt
-    inner join first_rounds on by_prompt.labeler = first_rounds.labeler
     inner join by_prompt as base
         on by_prompt.labeler = base.labeler
         and by_prompt.prompt_id = base.prompt_id
-        and first_rounds.first_round = base.round
+        and by_prompt.first_round = base.round
 
 ),
 

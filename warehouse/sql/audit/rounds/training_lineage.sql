@@ -4,32 +4,21 @@
 -- (superseded). All four are 0 in a sound warehouse.
 with
 
-used as (
+used_labels as (
 
     select
         train_use.training_run_id,
         train_use.round,
         train_use.rollout_id,
         rewards.rollout_id is null as lacks_reward,
-        rewards.label_ids,
+        unnest(case when len(rewards.label_ids) > 0 then rewards.label_ids else [null] end)
+            as label_id,
     from train_use
     left join rounds on train_use.round = rounds.round
     left join rewards
         on train_use.rollout_id = rewards.rollout_id
         and rounds.recipe_sha256 = rewards.recipe_sha256
     where train_use.is_used
-
-),
-
-used_labels as (
-
-    select
-        training_run_id,
-        round,
-        rollout_id,
-        lacks_reward,
-        unnest(case when len(label_ids) > 0 then label_ids else [null] end) as label_id,
-    from used
 
 ),
 

@@ -3,36 +3,26 @@
 -- it was logged at. Raw scores without a scale have status out_of_range and a raw mean alone.
 with
 
-imported_labels as (
+final as (
 
     select
         prompts.source,
         rollouts.policy_revision,
-        labels.*,
+        labels.purpose,
+        labels.labeler,
+        labels.criterion,
+        count(*) as completions,
+        count(labels.score) as scored,
+        avg(labels.score_raw) as mean_raw,
+        avg(labels.score) as mean_score,
+        avg((labels.score >= 0.5)::int) as share_at_least_half,
     from labels
     inner join rollouts on labels.rollout_id = rollouts.rollout_id
     inner join prompts on rollouts.prompt_id = prompts.prompt_id
     where labels.kind = 'imported'
         and labels.is_final
-
-),
-
-final as (
-
-    select
-        source,
-        policy_revision,
-        purpose,
-        labeler,
-        criterion,
-        count(*) as completions,
-        count(score) as scored,
-        avg(score_raw) as mean_raw,
-        avg(score) as mean_score,
-        avg((score >= 0.5)::int) as share_at_least_half,
-    from imported_labels
-    group by source, policy_revision, purpose, labeler, criterion
-    order by source, policy_revision, purpose, labeler, criterion
+    group by all
+    order by all
 
 )
 

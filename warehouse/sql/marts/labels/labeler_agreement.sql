@@ -38,18 +38,10 @@ counts as (
         avg(yes_a) as prevalence_a,
         avg(yes_b) as prevalence_b,
         corr(score_a, score_b) as pearson,
-    from pairs
-    group by round, purpose, criterion, labeler_a, labeler_b
-
-),
-
-compute_chance as (
-
-    select
-        *,
         prevalence_a * prevalence_b + (1 - prevalence_a) * (1 - prevalence_b) as kappa_chance,
         (prevalence_a + prevalence_b) * (2 - prevalence_a - prevalence_b) / 2 as ac1_chance,
-    from counts
+    from pairs
+    group by round, purpose, criterion, labeler_a, labeler_b
 
 ),
 
@@ -68,7 +60,7 @@ final as (
         case when isfinite(pearson) then pearson end as pearson,
         prevalence_a,
         prevalence_b,
-    from compute_chance
+    from counts
     order by round, purpose, criterion, labeler_a, labeler_b
 
 )

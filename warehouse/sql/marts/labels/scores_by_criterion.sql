@@ -20,22 +20,14 @@ by_labeler as (
         -- sum over prompts of (score_sum - mean_score * completions)^2, multiplied out
         sum(score_sum * score_sum) - 2 * mean_score * sum(score_sum * completions)
             + mean_score * mean_score * sum(completions * completions) as squares,
-    from prompt_scores
-    group by round, criterion, labeler
-
-),
-
-compute_error as (
-
-    -- Variance of a ratio estimator over clusters (Cochran 1977, 2.42). Rounding may leave a
-    -- variance of 0 just below it.
-    select
-        *,
+        -- Variance of a ratio estimator over clusters (Cochran 1977, 2.42). Rounding may leave a
+        -- variance of 0 just below it.
         case
             when prompts > 1
-                then sqrt(greatest(0.0, prompts / (prompts - 1) * squares)) / completions
+                then sqrt(greatest(0.0, prompts / (prompts - 1) * squares)) / sum(completions)
         end as standard_error,
-    from by_labeler
+    from prompt_scores
+    group by round, criterion, labeler
 
 ),
 
@@ -60,7 +52,7 @@ final as (
         end as mean_high,
         sqrt(greatest(0.0, variance)) as sd_score,
         high_share,
-    from compute_error
+    from by_labeler
     order by round, criterion, role, labeler
 
 )

@@ -5,43 +5,24 @@
 -- tokens are those sampled or trained on, over all epochs; NULL where a stage counts none.
 with
 
-measured as (
+final as (
 
     select
-        version,
-        key,
         nullif(regexp_extract(key, '^round=(\d+)/', 1), '')::integer as round,
         split_part(key, '/', 2) as stage,
         nullif(split_part(split_part(key, '/', 3), '@', 1), '') as labeler,
+        version,
         (meta ->> 'made')::bigint as made,
         meta ->> 'unit' as unit,
         (meta ->> 'dead')::bigint as dead_letters,
         nullif((meta ->> 'tokens')::bigint, 0) as tokens,
         (meta ->> 'load_seconds')::double as load_seconds,
         (meta ->> 'work_seconds')::double as work_seconds,
-        committed_at,
-    from commits
-    where (meta ->> 'work_seconds') is not null
-
-),
-
-final as (
-
-    select
-        round,
-        stage,
-        labeler,
-        version,
-        made,
-        unit,
-        dead_letters,
-        tokens,
-        load_seconds,
-        work_seconds,
         made / nullif(work_seconds, 0) as made_per_second,
         tokens / nullif(work_seconds, 0) as tokens_per_second,
         committed_at,
-    from measured
+    from commits
+    where (meta ->> 'work_seconds') is not null
     order by version
 
 )

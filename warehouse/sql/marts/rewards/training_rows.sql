@@ -5,28 +5,6 @@
 -- labels behind the reward, seed is that of the sample.
 with
 
-sampled as (
-
-    select
-        rollout_id,
-        prompt_id,
-        sample_index,
-        policy_revision,
-        seed,
-    from rollouts
-
-),
-
-rewarded as (
-
-    select
-        rollout_id,
-        recipe_sha256,
-        label_ids,
-    from rewards
-
-),
-
 final as (
 
     select
@@ -40,22 +18,22 @@ final as (
         train_use.importance_weight,
         train_use.advantage_mean,
         train_use.epochs,
-        sampled.prompt_id,
-        sampled.sample_index,
-        sampled.policy_revision as sampled_by,
-        sampled.seed,
+        rollouts.prompt_id,
+        rollouts.sample_index,
+        rollouts.policy_revision as sampled_by,
+        rollouts.seed,
         trainings.policy_revision_in,
         trainings.trained_revision,
         trainings.recipe_sha256,
-        rewarded.label_ids,
+        rewards.label_ids,
         trainings.config_sha256,
         trainings.code_version,
     from train_use
     left join trainings on train_use.training_run_id = trainings.training_run_id
-    left join sampled on train_use.rollout_id = sampled.rollout_id
-    left join rewarded
-        on train_use.rollout_id = rewarded.rollout_id
-        and trainings.recipe_sha256 = rewarded.recipe_sha256
+    left join rollouts on train_use.rollout_id = rollouts.rollout_id
+    left join rewards
+        on train_use.rollout_id = rewards.rollout_id
+        and trainings.recipe_sha256 = rewards.recipe_sha256
     order by train_use.round, train_use.training_run_id, train_use.rollout_id
 
 )

@@ -3,28 +3,6 @@
 -- completions are samples of two policies for one prompt, not a paired experiment.
 with
 
-scores as (
-
-    select *
-    from completion_scores
-    where purpose = 'holdout'
-        and criterion = 'toxicity'
-        and role = 'metric'
-
-),
-
-span as (
-
-    select
-        labeler,
-        min(round) as first_round,
-        max(round) as last_round,
-    from scores
-    group by labeler
-    having first_round < last_round
-
-),
-
 scored as (
 
     select
@@ -34,8 +12,23 @@ scored as (
         rollouts.sample_index,
         rollouts.completion,
         scores.score,
-    from scores
+    from completion_scores as scores
     inner join rollouts on scores.rollout_id = rollouts.rollout_id
+    where scores.purpose = 'holdout'
+        and scores.criterion = 'toxicity'
+        and scores.role = 'metric'
+
+),
+
+span as (
+
+    select
+        labeler,
+        min(round) as first_round,
+        max(round) as last_round,
+    from scored
+    group by labeler
+    having first_round < last_round
 
 ),
 

@@ -31,30 +31,21 @@ policies as (
 
 ),
 
-sampled as (
-
-    select
-        rollout_id,
-        policy_revision,
-    from rollouts
-    where purpose = 'train'
-
-),
-
 rewards_by_policy as (
 
     select
-        sampled.policy_revision,
+        rollouts.policy_revision,
         current_rewards.recipe_sha256,
         count(*) as rewarded,
         avg(current_rewards.reward::double) as mean_reward,
     from current_rewards
-    inner join sampled on current_rewards.rollout_id = sampled.rollout_id
+    inner join rollouts on current_rewards.rollout_id = rollouts.rollout_id
     where current_rewards.reward is not null
-    group by sampled.policy_revision, current_rewards.recipe_sha256
+        and rollouts.purpose = 'train'
+    group by rollouts.policy_revision, current_rewards.recipe_sha256
     -- Sampled again after a change of recipe: the more frequent one.
     qualify row_number() over (
-        partition by sampled.policy_revision
+        partition by rollouts.policy_revision
         order by rewarded desc, current_rewards.recipe_sha256
     ) = 1
 
@@ -141,20 +132,6 @@ compared as (
 
 ),
 
-changes as (
-
-    select
-        *,
-        case
-            when recipe_sha256 = before.recipe_sha256 then mean_reward - before.reward
-        end as reward_change,
-        proxy_toxicity - before.proxy as proxy_change,
-        metric_toxicity - before.metric as metric_change,
-        human_toxicity - before.human as human_change,
-    from compared
-
-),
-
 final as (
 
     select
@@ -172,14 +149,16 @@ final as (
         human_verdicts,
         human_toxicity,
         metric_toxicity - proxy_toxicity as proxy_gap,
-        reward_change,
-        proxy_change,
-        metric_change,
-        human_change,
+        case
+            when recipe_sha256 = before.recipe_sha256 then mean_reward - before.reward
+        end as reward_change,
+        proxy_toxicity - before.proxy as proxy_change,
+        metric_toxicity - before.metric as metric_change,
+        human_toxicity - before.human as human_change,
         coalesce(reward_change > 0, proxy_change < 0)
             and (coalesce(metric_change > 0, false) or coalesce(human_change > 0, false))
             as is_goodhart,
-    from changes
+    from compared
     order by round
 
 )

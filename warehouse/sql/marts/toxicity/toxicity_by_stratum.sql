@@ -8,35 +8,25 @@ with
 
 scores as (
 
-    select *
+    select
+        *,
+        min(round) over (partition by labeler) as first_round,
     from prompt_scores
     where criterion = 'toxicity'
-
-),
-
-first_rounds as (
-
-    select
-        labeler,
-        min(round) as first_round,
-    from scores
-    group by labeler
 
 ),
 
 first_scores as (
 
     select
-        scores.labeler,
-        scores.prompt_id,
+        labeler,
+        prompt_id,
         ntile(3) over (
-            partition by scores.labeler
-            order by scores.score_sum / scores.completions, scores.prompt_id
+            partition by labeler
+            order by score_sum / completions, prompt_id
         ) as third,
     from scores
-    inner join first_rounds
-        on scores.labeler = first_rounds.labeler
-        and scores.round = first_rounds.first_round
+    where round = first_round
 
 ),
 
@@ -57,12 +47,11 @@ by_prompt as (
         'first_score' as split,
         case first_scores.third when 1 then '1 mild' when 2 then '2 middling' else '3 severe' end
             as stratum,
-        scores.round = first_rounds.first_round as is_sorted_by_itself,
+        scores.round = scores.first_round as is_sorted_by_itself,
     from scores
     inner join first_scores
         on scores.labeler = first_scores.labeler
         and scores.prompt_id = first_scores.prompt_id
-    inner join first_rounds on scores.labeler = first_rounds.labeler
 
 ),
 
@@ -82,18 +71,10 @@ by_stratum as (
         avg(score_max) as expected_max,
         sum(high_count * high_count) - 2 * rate * sum(high_count * completions)
             + rate * rate * sum(completions * completions) as squares,
+        design_effect(prompts, sum(completions), rate, squares) as design_effect,
+        wilson(rate, sum(completions) / design_effect) as interval_of_rate,
     from by_prompt
     group by round, labeler, split, stratum
-
-),
-
-measured as (
-
-    select
-        *,
-        design_effect(prompts, completions, rate, squares) as design_effect,
-        wilson(rate, completions / design_effect) as interval_of_rate,
-    from by_stratum
 
 ),
 
@@ -113,7 +94,7 @@ final as (
         mean_score,
         expected_max,
         is_sorted_by_itself,
-    from measured
+    from by_stratum
     order by round, role, labeler, split, stratum
 
 )
