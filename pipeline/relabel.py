@@ -165,9 +165,8 @@ def _final(warehouse: Warehouse, number: int, key: str) -> pa.Table:
 
 def _previous(warehouse: Warehouse, prefix: str, revision: str) -> str | None:
     """The revision whose labels were published last, of all but this one."""
-    found = None
-    for commit in warehouse.ledger.commits():
+    for commit in reversed(warehouse.ledger.commits()):
         name = commit.key.removeprefix(prefix)
         if commit.key.startswith(prefix) and "/" not in name and name != revision:
-            found = name
-    return found
+            return name
+    return None

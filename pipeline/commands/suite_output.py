@@ -38,7 +38,7 @@ def chosen_format(style: str | None, out: Path) -> str:
 def write_report(
     out: Path, style: str, show: Callable[[], None], flat: list[dict[str, Any]], document: object
 ) -> None:
-    """Writes the report under a temporary name, then renames: `out` appears whole or not at all.
+    """Writes the report, whole or not at all, then shows it as a table and says where it is.
 
     `show` prints the table, `flat` are the rows of the CSV, `document` is the JSON.
     """
@@ -56,6 +56,8 @@ def write_report(
             show()
         text = shown.getvalue()
     write_atomically(out, text)
+    show()
+    print(f"report     {out}")
 
 
 def labeler_document(
@@ -83,13 +85,12 @@ def labeler_rows(numbers: Sequence[LabelerNumbers]) -> list[dict[str, Any]]:
     """The CSV of evaluate-labeler: a row per labeler and slice, the whole suite first."""
     rows: list[dict[str, Any]] = []
     for of in numbers:
-        groups = {group.group: group for group in of.bias.groups} if of.bias else {}
         rows += [
-            {"labeler": of.labeler, "revision": of.revision} | _slice_cells(one) | _no_group()
+            {"labeler": of.labeler, "revision": of.revision} | _slice_cells(one)
             for one in (of.overall, *of.slices)
         ]
         blank = dict.fromkeys(rows[-1])
-        for group in groups.values():
+        for group in of.bias.groups if of.bias else ():
             rows.append(
                 blank
                 | {"labeler": of.labeler, "revision": of.revision, "column": "identity group"}
@@ -108,11 +109,8 @@ def _slice_cells(of: SliceNumbers) -> dict[str, Any]:
     }
     for name in ("accuracy", "sensitivity", "specificity"):
         cells |= _bounds(name, getattr(of, name))
-    return cells | {"auc": of.auc, "mean_score": of.mean_score}
-
-
-def _no_group() -> dict[str, None]:
-    return {"bpsn_auc": None, "bnsp_auc": None}
+    means = {"auc": of.auc, "mean_score": of.mean_score}
+    return cells | means | {"bpsn_auc": None, "bnsp_auc": None}  # those are of groups
 
 
 def _bounds(name: str, of: Estimate) -> dict[str, float | None]:
