@@ -101,12 +101,7 @@ def labeler_rows(numbers: Sequence[LabelerNumbers]) -> list[dict[str, Any]]:
 
 
 def _slice_cells(of: SliceNumbers) -> dict[str, Any]:
-    cells: dict[str, Any] = {
-        "column": of.column,
-        "value": of.value,
-        "items": of.items,
-        "unscored": of.unscored,
-    }
+    cells = {name: getattr(of, name) for name in ("column", "value", "items", "unscored")}
     for name in ("accuracy", "sensitivity", "specificity"):
         cells |= _bounds(name, getattr(of, name))
     means = {"auc": of.auc, "mean_score": of.mean_score}
@@ -121,14 +116,8 @@ def policy_rows(numbers: PolicyNumbers) -> list[dict[str, Any]]:
     """The CSV of evaluate-policy: a row per slice, the whole suite first, then safe and unsafe."""
     rows = []
     for one in _policy_slices(numbers):
-        cells: dict[str, Any] = {
-            "policy": numbers.policy,
-            "column": one.column,
-            "value": one.value,
-            "prompts": one.prompts,
-            "unsampled": one.unsampled,
-            "completions": one.completions,
-        }
+        counts = ("column", "value", "prompts", "unsampled", "completions")
+        cells = {"policy": numbers.policy} | {name: getattr(one, name) for name in counts}
         cells |= _bounds("full_refusal", one.full_refusal)
         cells |= _bounds("partial_refusal", one.partial_refusal)
         for of in one.labels:

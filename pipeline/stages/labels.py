@@ -37,13 +37,13 @@ from pipeline.runtime.shards import (
     split_rows,
     stage_spec,
     staged_rows,
-    staging_folder,
 )
 from warehouse import schemas
 from warehouse.files import sha256_of
 from warehouse.handle import Warehouse
 from warehouse.keys import labels_key, rollouts_key, template_key
 from warehouse.publish import read_staged
+from warehouse.store.local_cache import local_folder
 
 if TYPE_CHECKING:
     from labeling.labeler import Labeler
@@ -128,8 +128,7 @@ def read_subjects(warehouse: Warehouse, round_number: int, purpose: str) -> pa.T
 
 def spending_file(root: str, round_number: int) -> Path:
     """Where the workers of all labelers of a round keep their limits; a resumed night counts on."""
-    name = f"spending-round={round_number}.sqlite"
-    return staging_folder(root, "spending", "").with_name(name)
+    return local_folder(root) / "_staging" / f"spending-round={round_number}.sqlite"
 
 
 def paid_work(config: RunConfig, round_number: int) -> PaidWork:

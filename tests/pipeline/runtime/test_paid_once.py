@@ -53,10 +53,9 @@ def test_a_file_labelled_twice_is_paid_for_once(tmp_path: Path, monkeypatch: pyt
     with judges() as judging:
         for _ in range(2):
             settings = config(tmp_path / "warehouse", judging)
-            work = tmp_path / "work"
-            work.mkdir(exist_ok=True)
-            assert label_texts(settings, settings.labeler("api"), source, work) == {"ok": 4}
-            made.append(pq.read_table(work / "labels-api.parquet"))
+            out = tmp_path / "labels-api.parquet"
+            assert label_texts(settings, settings.labeler("api"), source, out) == {"ok": 4}
+            made.append(pq.read_table(out))
         assert len(judging.asked) == 4
     assert [table["is_cached"].to_pylist() for table in made] == [[False] * 4, [True] * 4]
     assert made[0]["score"].equals(made[1]["score"])
