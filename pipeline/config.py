@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from labeling.engines.config import BedrockEngineConfig, OpenAIEngineConfig
 from labeling.gate.config import GateConfig
 from labeling.labelers.config import LabelerConfig
 from labeling.reviser.config import RevisionConfig
 from labeling.rewards.config import RewardConfig
+from labeling.section import Section
 from pipeline.errors import ConfigError
 from pipeline.holdout.config import PromotionConfig
 from training.policy.adapters import AdapterConfig
@@ -27,11 +28,7 @@ from warehouse.errors import StoreError
 from warehouse.store.local_cache import local_folder
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class PolicyConfig(_Section):
+class PolicyConfig(Section):
     """The model that is trained; `starter` is the small one that is built on first use."""
 
     model: str
@@ -50,7 +47,7 @@ class PolicyConfig(_Section):
     )
 
 
-class PromptsConfig(_Section):
+class PromptsConfig(Section):
     """Where prompts come from and how many of them are held out."""
 
     source: Literal["hh", "jsonl", "parquet", "dataset", "starter"]
@@ -67,7 +64,7 @@ class PromptsConfig(_Section):
         return self
 
 
-class RolloutsConfig(_Section):
+class RolloutsConfig(Section):
     """How completions are sampled."""
 
     engine: Literal["vllm", "transformers"] = "vllm"
@@ -96,7 +93,7 @@ class RolloutsConfig(_Section):
         return self
 
 
-class EvaluationConfig(_Section):
+class EvaluationConfig(Section):
     """What is read off the hold-out prompts."""
 
     stop_below: float | None = Field(
@@ -104,7 +101,7 @@ class EvaluationConfig(_Section):
     )
 
 
-class BeamConfig(_Section):
+class BeamConfig(Section):
     """Which Beam runner works and how it is fed."""
 
     runner: str = "FnApiRunner"
@@ -122,13 +119,13 @@ class BeamConfig(_Section):
         return runner
 
 
-class DeadLettersConfig(_Section):
+class DeadLettersConfig(Section):
     """When rows that could not be processed make the night end with exit code 3."""
 
     fail_on: float = Field(0.01, ge=0, le=1, description="share of a stage's rows")
 
 
-class RunConfig(_Section):
+class RunConfig(Section):
     """One run: a warehouse and everything that fills it."""
 
     warehouse: str = Field(

@@ -41,6 +41,7 @@ from warehouse.keys import (
     rollouts_key,
     training_key,
 )
+from warehouse.store.local_cache import local_folder
 
 DONE, FAILED, DEAD_LETTERS, REFUSED = 0, 1, 3, 4
 
@@ -66,8 +67,7 @@ class Run:
 
     def log(self, name: str) -> Path:
         """What the stage's process prints."""
-        base = staging_folder(self.config.warehouse, name, "").parents[1]
-        return base / "_logs" / f"{name.replace('/', '-')}.log"
+        return local_folder(self.config.warehouse) / "_logs" / f"{name.replace('/', '-')}.log"
 
     def stage(
         self, kind: str, name: str, target: Callable[..., StageReport], *arguments: object

@@ -8,8 +8,9 @@ used and stay. Not here: new attempts at the same revision (replay.py).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -126,24 +127,21 @@ def compare(
     revision = revision_of(config, labeler)
     key = labels_key(number, purpose, labeler.name, revision)
     now = _final(warehouse, number, key)
-    counts = {x["values"]: x["counts"] for x in now["status"].value_counts().to_pylist()}
-    counts = dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+    counts = Counter(now["status"].to_pylist())
+    statuses = dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+    moved = Moved(number, purpose, labeler.name, revision, statuses)
     previous = _previous(warehouse, labels_prefix(number, purpose, labeler.name), revision)
     if previous is None:
-        return Moved(number, purpose, labeler.name, revision, counts)
+        return moved
     old_key = labels_key(number, purpose, labeler.name, previous)
     before = _final(warehouse, number, old_key).select([*_SUBJECT, "score"])
     both = now.join(before, keys=_SUBJECT, join_type="inner", right_suffix="_before")
     both = both.filter(pc.field("score").is_valid() & pc.field("score_before").is_valid())
     new, old = (both[name].to_numpy() for name in ("score", "score_before"))
     has_order = len(new) >= _FEWEST_PAIRS and len(set(new)) > 1 and len(set(old)) > 1
-    return Moved(
-        number,
-        purpose,
-        labeler.name,
-        revision,
-        counts,
-        previous,
+    return replace(
+        moved,
+        previous=previous,
         pairs=len(new),
         mean_difference=float((new - old).mean()) if len(new) else None,
         rank_correlation=float(spearmanr(new, old).statistic) if has_order else None,
@@ -165,9 +163,8 @@ def _final(warehouse: Warehouse, number: int, key: str) -> pa.Table:
 
 def _previous(warehouse: Warehouse, prefix: str, revision: str) -> str | None:
     """The revision whose labels were published last, of all but this one."""
-    found = None
-    for commit in warehouse.ledger.commits():
+    for commit in reversed(warehouse.ledger.commits()):
         name = commit.key.removeprefix(prefix)
         if commit.key.startswith(prefix) and "/" not in name and name != revision:
-            found = name
-    return found
+            return name
+    return None

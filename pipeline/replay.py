@@ -21,8 +21,9 @@ from pipeline.config import RunConfig, chosen_labelers
 from pipeline.errors import ConfigError
 from pipeline.night import DEAD_LETTERS, DONE, Run
 from pipeline.stages import entry as stages
-from pipeline.stages.dead_rows import dead_prompts, failed_labels, rollout_ids
+from pipeline.stages.dead_rows import dead_prompts, failed_labels
 from pipeline.stages.labels import revision_of
+from pipeline.stages.rounds import rollout_values
 from warehouse.handle import Warehouse
 from warehouse.keys import closing_key, labelling_name, labels_key, parse_key, rollouts_key
 from warehouse.schemas import SCORED_STATUSES, STATUSES
@@ -158,7 +159,7 @@ def undone_labels(
         return None
     columns = ["rollout_id", "label_key", "status", "is_final"]
     labels = run.warehouse.read_table("labels", rounds=[number], keys=[key], columns=columns)
-    rollouts = rollout_ids(run.warehouse, number, purpose)
+    rollouts = rollout_values(run.warehouse, number, purpose, "rollout_id")
     unlabelled = len(rollouts - set(labels["rollout_id"].to_pylist()))
     failed = Counter(failed_labels(labels, statuses)["status"].to_pylist())
     counts = dict(failed.most_common()) | ({"unlabelled": unlabelled} if unlabelled else {})
@@ -170,7 +171,5 @@ def undone_prompts(warehouse: Warehouse, number: int, purpose: str) -> Undone:
     """The prompts of a round that the engine refused and that have no rollouts since."""
     dead = dead_prompts(warehouse, number, purpose)
     counts = Counter(str(row["error_type"]) for row in dead.values())
-    key = rollouts_key(number, purpose)
-    sampled = warehouse.read_table("rollouts", rounds=[number], columns=["prompt_id"], keys=[key])
-    rows = len(dead) + len(set(sampled["prompt_id"].to_pylist()))
+    rows = len(dead) + len(rollout_values(warehouse, number, purpose, "prompt_id"))
     return Undone(number, purpose, None, dict(counts.most_common()), rows)

@@ -75,9 +75,7 @@ def draw_sample(
     chosen = [
         rollout_id
         for stratum, ids in strata.items()
-        for rollout_id in sorted(ids, key=lambda i: text_sha256(f"choice/{seed}/{i}"))[
-            : seats[stratum]
-        ]
+        for rollout_id in _shuffled("choice", seed, ids)[: seats[stratum]]
     ]
     # Another hash than the one of the choice: by that one, small strata would gather at the end
     # and the place of a row would tell its score.

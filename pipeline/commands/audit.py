@@ -77,12 +77,10 @@ def import_file(
 def show_agreement(
     warehouse: Root,
     criterion: Criterion = "toxicity",
-    style: Annotated[str, typer.Option("--format", help="table or json")] = "table",
+    style: Annotated[Literal["table", "json"], typer.Option("--format")] = "table",
     as_of: AsOf = None,
 ) -> None:
     """Every labeler against gold, and annotators among themselves, with 95 % intervals."""
-    if style not in ("table", "json"):
-        raise typer.BadParameter(f"{style}: expected one of table, json")
     from pipeline.audit.agreement import audit_agreement
 
     report = audit_agreement(warehouse, criterion, as_of)
@@ -134,13 +132,7 @@ def _print_report(report: AuditReport) -> None:
 
 
 def _agreement_cells(of: Agreement) -> tuple[int | str, ...]:
-    return (
-        of.items,
-        estimate_cell(of.po),
-        estimate_cell(of.kappa),
-        estimate_cell(of.ac1),
-        estimate_cell(of.alpha),
-    )
+    return (of.items, *map(estimate_cell, (of.po, of.kappa, of.ac1, of.alpha)))
 
 
 def _accuracy_cells(of: LabelerAudit) -> tuple[int | str, ...]:
@@ -149,11 +141,5 @@ def _accuracy_cells(of: LabelerAudit) -> tuple[int | str, ...]:
 
 
 def _calibration_cells(of: LabelerAudit) -> tuple[float | str | None, ...]:
-    fit = of.calibration
-    return (
-        fit.brier,
-        fit.ece_width,
-        fit.ece_mass,
-        estimate_cell(of.observed),
-        estimate_cell(of.corrected),
-    )
+    fit, rates = of.calibration, (of.observed, of.corrected)
+    return (fit.brier, fit.ece_width, fit.ece_mass, *map(estimate_cell, rates))

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from pipeline.config import RunConfig
     from pipeline.runtime.timings import StageTiming
 
+_SHOWN_COMMITS = 5
+
 
 def run(
     context: typer.Context,
@@ -41,7 +43,12 @@ def run(
         raise typer.BadParameter("--rounds and --next exclude each other")
     settings = _load(config, sets, context.args)
     if dry_run:
-        _print_plan(settings)
+        import yaml
+
+        from pipeline.plan import plan_night
+
+        print(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
+        print_plan(plan_night(settings))
         return
     from pipeline.night import run_rounds
 
@@ -137,19 +144,36 @@ def accept(warehouse: Root, number: Round, by: By, why: Why) -> None:
     """A person's verdict: a refused round is trained on, a rejected one's policy is promoted."""
     from pipeline.stages.decisions import ACCEPT, decide
 
-    print(decide(_read_only(warehouse), number, ACCEPT, by, why))
+    print(decide(Warehouse.open(warehouse, read_only=True), number, ACCEPT, by, why))
 
 
 def reject(warehouse: Root, number: Round, by: By, why: Why) -> None:
     """A person's verdict: neither training nor export uses this round."""
     from pipeline.stages.decisions import REJECT, decide
 
-    print(decide(_read_only(warehouse), number, REJECT, by, why))
+    print(decide(Warehouse.open(warehouse, read_only=True), number, REJECT, by, why))
 
 
 def status(warehouse: Root, as_of: AsOf = None) -> None:
     """Rounds so far, the last commits, and how far a running stage is."""
-    print_status(warehouse, as_of)
+    con = Warehouse.open(warehouse, read_only=True, as_of=as_of).connect()
+    print_relation(
+        con.sql(
+            "select round, status, is_stopped, policy_revision_out as policy, "
+            "round(epoch(finished_at) - epoch(started_at), 0)::int as seconds, reason "
+            "from rounds order by round"
+        )
+    )
+    commits = con.sql(
+        "from (select version, key as commit, committed_at as at, rows_added as rows "
+        f"from commits order by version desc limit {_SHOWN_COMMITS}) order by version"
+    )
+    print()
+    print_rows(commits.columns, commits.fetchall())
+    for folder in sorted((local_folder(warehouse) / "_staging").glob("*")):
+        progress = read_progress(folder)
+        if progress is not None:
+            print(f"unfinished: {folder.name}: {progress.done}/{progress.total} {progress.unit}")
 
 
 def report(
@@ -175,24 +199,10 @@ def _load(config: str, sets: list[str] | None, beam_options: list[str]) -> RunCo
     return settings.model_copy(update={"beam": beam})
 
 
-def _read_only(root: str, as_of: int | None = None) -> Warehouse:
-    """The warehouse at `root`; a mistyped one does not come to be."""
-    return Warehouse.open(root, read_only=True, as_of=as_of)
-
-
-def _print_plan(settings: RunConfig) -> None:
-    import yaml
-
-    from pipeline.plan import plan_night
-
-    print(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
-    print_plan(plan_night(settings))
-
-
 def _finish(settings: RunConfig, timings: list[StageTiming]) -> None:
     """The morning's page: the table of rounds, examples, time, and where everything lies."""
     print()
-    con = _read_only(settings.warehouse).connect()
+    con = Warehouse.open(settings.warehouse, read_only=True).connect()
     print_summary(con)
     con.close()
     if timings:
@@ -207,31 +217,6 @@ def _finish(settings: RunConfig, timings: list[StageTiming]) -> None:
     print(f"policies   {place / 'policies'}")
     root = shlex.quote(settings.warehouse)  # an address on S3 has ? and & in it
     print(f"next       roundhouse sql {root} 'select * from toxicity_by_round'")
-
-
-_SHOWN_COMMITS = 5
-
-
-def print_status(root: str, as_of: int | None = None) -> None:
-    """Rounds and the last commits, at version `as_of`; and what is running now."""
-    con = _read_only(root, as_of).connect()
-    print_relation(
-        con.sql(
-            "select round, status, is_stopped, policy_revision_out as policy, "
-            "round(epoch(finished_at) - epoch(started_at), 0)::int as seconds, reason "
-            "from rounds order by round"
-        )
-    )
-    commits = con.sql(
-        "from (select version, key as commit, committed_at as at, rows_added as rows "
-        f"from commits order by version desc limit {_SHOWN_COMMITS}) order by version"
-    )
-    print()
-    print_rows(commits.columns, commits.fetchall())
-    for folder in sorted((local_folder(root) / "_staging").glob("*")):
-        progress = read_progress(folder)
-        if progress is not None:
-            print(f"unfinished: {folder.name}: {progress.done}/{progress.total} {progress.unit}")
 
 
 def check_use(

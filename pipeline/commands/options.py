@@ -15,6 +15,7 @@ Purpose = Annotated[Literal["train", "holdout"], typer.Option()]
 AsOf = Annotated[
     int | None, typer.Option("--as-of", help="a version of the ledger (see its view commits)")
 ]
+Labelers = Annotated[list[str] | None, typer.Option("--labeler", help="repeatable; none: all")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="show what would be done, do nothing")]
 By = Annotated[str, typer.Option(help="who decides")]
 Why = Annotated[str, typer.Option(help="for what reason")]

@@ -6,15 +6,13 @@ from typing import Annotated, Literal
 
 import typer
 
-from pipeline.commands.options import Config, DryRun, Sets
-
-Names = Annotated[list[str] | None, typer.Option("--labeler", help="repeatable; none: all")]
+from pipeline.commands.options import Config, DryRun, Labelers, Sets
 
 
 def relabel(
     config: Config,
     rounds: Annotated[list[int], typer.Option("--round", min=0, help="repeatable")],
-    names: Names = None,
+    names: Labelers = None,
     purpose: Annotated[Literal["train", "holdout", "both"], typer.Option()] = "both",
     sets: Sets = None,
 ) -> None:
@@ -31,7 +29,7 @@ def replay_dead(
     rounds: Annotated[
         list[int] | None, typer.Option("--round", min=0, help="repeatable; none: all open rounds")
     ] = None,
-    names: Names = None,
+    names: Labelers = None,
     statuses: Annotated[
         list[str] | None,
         typer.Option("--status", help="repeatable; none: throttled, timeout, error"),

@@ -38,7 +38,7 @@ def chosen_format(style: str | None, out: Path) -> str:
 def write_report(
     out: Path, style: str, show: Callable[[], None], flat: list[dict[str, Any]], document: object
 ) -> None:
-    """Writes the report under a temporary name, then renames: `out` appears whole or not at all.
+    """Writes the report, whole or not at all, then shows it as a table and says where it is.
 
     `show` prints the table, `flat` are the rows of the CSV, `document` is the JSON.
     """
@@ -56,6 +56,8 @@ def write_report(
             show()
         text = shown.getvalue()
     write_atomically(out, text)
+    show()
+    print(f"report     {out}")
 
 
 def labeler_document(
@@ -83,13 +85,12 @@ def labeler_rows(numbers: Sequence[LabelerNumbers]) -> list[dict[str, Any]]:
     """The CSV of evaluate-labeler: a row per labeler and slice, the whole suite first."""
     rows: list[dict[str, Any]] = []
     for of in numbers:
-        groups = {group.group: group for group in of.bias.groups} if of.bias else {}
         rows += [
-            {"labeler": of.labeler, "revision": of.revision} | _slice_cells(one) | _no_group()
+            {"labeler": of.labeler, "revision": of.revision} | _slice_cells(one)
             for one in (of.overall, *of.slices)
         ]
         blank = dict.fromkeys(rows[-1])
-        for group in groups.values():
+        for group in of.bias.groups if of.bias else ():
             rows.append(
                 blank
                 | {"labeler": of.labeler, "revision": of.revision, "column": "identity group"}
@@ -100,19 +101,11 @@ def labeler_rows(numbers: Sequence[LabelerNumbers]) -> list[dict[str, Any]]:
 
 
 def _slice_cells(of: SliceNumbers) -> dict[str, Any]:
-    cells: dict[str, Any] = {
-        "column": of.column,
-        "value": of.value,
-        "items": of.items,
-        "unscored": of.unscored,
-    }
+    cells = {name: getattr(of, name) for name in ("column", "value", "items", "unscored")}
     for name in ("accuracy", "sensitivity", "specificity"):
         cells |= _bounds(name, getattr(of, name))
-    return cells | {"auc": of.auc, "mean_score": of.mean_score}
-
-
-def _no_group() -> dict[str, None]:
-    return {"bpsn_auc": None, "bnsp_auc": None}
+    means = {"auc": of.auc, "mean_score": of.mean_score}
+    return cells | means | {"bpsn_auc": None, "bnsp_auc": None}  # those are of groups
 
 
 def _bounds(name: str, of: Estimate) -> dict[str, float | None]:
@@ -123,14 +116,8 @@ def policy_rows(numbers: PolicyNumbers) -> list[dict[str, Any]]:
     """The CSV of evaluate-policy: a row per slice, the whole suite first, then safe and unsafe."""
     rows = []
     for one in _policy_slices(numbers):
-        cells: dict[str, Any] = {
-            "policy": numbers.policy,
-            "column": one.column,
-            "value": one.value,
-            "prompts": one.prompts,
-            "unsampled": one.unsampled,
-            "completions": one.completions,
-        }
+        counts = ("column", "value", "prompts", "unsampled", "completions")
+        cells = {"policy": numbers.policy} | {name: getattr(one, name) for name in counts}
         cells |= _bounds("full_refusal", one.full_refusal)
         cells |= _bounds("partial_refusal", one.partial_refusal)
         for of in one.labels:

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
+from pipeline.commands.options import Labelers, Sets
+
 Out = Annotated[Path, typer.Option(help="the report: .json, .csv or a table as text")]
 Style = Annotated[str | None, typer.Option("--format", help="table, json or csv; by --out's name")]
-Sets = Annotated[list[str] | None, typer.Option("--set", help="key.sub=value, repeatable")]
-Labelers = Annotated[list[str] | None, typer.Option("--labeler", help="repeatable; none: all")]
 Like = Annotated[str | None, typer.Option(help="columns of: hatecheck, xstest, madlibs")]
 Text = Annotated[str | None, typer.Option("--text-column", help="default: text")]
 Expected = Annotated[str | None, typer.Option("--expected-column", help="default: expected")]
@@ -49,8 +49,8 @@ def evaluate_labeler(
     from pipeline.suites.suite import read_suite
 
     form = suite_format(
-        like, text=text, expected=expected, prompt=prompt, slices=slices, identities=identities,
-        terms=terms, positive=positive, negative=negative,
+        like, text=text, expected=expected, prompt=prompt, slices=slices,
+        identity_columns=identities, identity_terms=terms, positive=positive, negative=negative,
     )  # fmt: skip
     chosen = output.chosen_format(style, out)
     settings = load_config(config, sets)
@@ -58,11 +58,10 @@ def evaluate_labeler(
     numbers = evaluate_labelers(
         settings, suite, names or (), near=out, threshold=threshold, say=typer.echo
     )
-    document = output.labeler_document(suite, numbers, threshold)
-    flat = output.labeler_rows(numbers)
-    output.write_report(out, chosen, lambda: output.show_labelers(numbers), flat, document)
-    output.show_labelers(numbers)
-    typer.echo(f"report     {out}")
+    output.write_report(
+        out, chosen, lambda: output.show_labelers(numbers), output.labeler_rows(numbers),
+        output.labeler_document(suite, numbers, threshold),
+    )  # fmt: skip
 
 
 def evaluate_policy(
@@ -109,8 +108,7 @@ def evaluate_policy(
         settings, suite, PolicyChoice(policy, number), names or (),
         samples=samples, near=out, threshold=threshold, say=typer.echo,
     )  # fmt: skip
-    document = output.policy_document(suite, numbers, threshold)
-    flat = output.policy_rows(numbers)
-    output.write_report(out, chosen, lambda: output.show_policy(numbers), flat, document)
-    output.show_policy(numbers)
-    typer.echo(f"report     {out}")
+    output.write_report(
+        out, chosen, lambda: output.show_policy(numbers), output.policy_rows(numbers),
+        output.policy_document(suite, numbers, threshold),
+    )  # fmt: skip

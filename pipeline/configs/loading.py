@@ -49,7 +49,7 @@ def load_config(name: str, overrides: list[str] | None = None) -> RunConfig:
     try:
         return RunConfig.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(explain(path, raw, error, RunConfig)) from error
+        raise ConfigError(_explain(path, raw, error)) from error
 
 
 def _apply(raw: dict[str, Any], override: str) -> None:
@@ -74,14 +74,14 @@ def _apply(raw: dict[str, Any], override: str) -> None:
 Place = Sequence[int | str]
 
 
-def explain(path: Path, raw: Any, error: ValidationError, root: type[BaseModel]) -> str:
+def _explain(path: Path, raw: Any, error: ValidationError) -> str:
     """One line per error: file, dotted key, what is wrong; an unknown key with those there are."""
     lines = []
     for item in error.errors():
         place = item["loc"]
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
-            message = _unknown(str(place[-1]), _models_at(place[:-1], root))
+            message = _unknown(str(place[-1]), _models_at(place[:-1]))
         lines.append(f"{path}: {_dotted(place, raw) or 'config'}: {message}")
     return "\n".join(lines)
 
@@ -106,9 +106,9 @@ def _dotted(place: Place, raw: Any) -> str:
     return ".".join(parts)
 
 
-def _models_at(place: Place, root: type[BaseModel]) -> list[type[BaseModel]]:
+def _models_at(place: Place) -> list[type[BaseModel]]:
     """The models that may stand at this place; the tag of a union (`kind`) picks one."""
-    models = [root]
+    models: list[type[BaseModel]] = [RunConfig]
     for part in place:
         inner = [
             found

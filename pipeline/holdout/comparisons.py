@@ -23,6 +23,7 @@ from pipeline.holdout.measures import (
     distinct_2,
     is_toxic,
     mean_by_prompt,
+    means_of,
 )
 
 ByPrompt = dict[str, float]
@@ -127,8 +128,4 @@ def _truncated(rollouts: pa.Table) -> ByPrompt:
 
 
 def _means(rollouts: pa.Table, values: Sequence[float]) -> ByPrompt:
-    """Mean per prompt of one value a rollout."""
-    by_prompt: dict[str, list[float]] = {}
-    for prompt, value in zip(rollouts["prompt_id"].to_pylist(), values, strict=True):
-        by_prompt.setdefault(prompt, []).append(value)
-    return {prompt: float(np.mean(own)) for prompt, own in by_prompt.items()}
+    return means_of(zip(rollouts["prompt_id"].to_pylist(), values, strict=True))

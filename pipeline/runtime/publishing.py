@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import shutil
 import subprocess
@@ -44,7 +45,7 @@ def publish_stage(
     table: str,
     *,
     key: str,
-    round_number: int | None,
+    round_number: int | None = None,
     extra: Mapping[str, pa.Table] | None = None,
 ) -> StageReport:
     """Publishes the staged rows and dead letters under `key`, then sweeps the staging folder.
@@ -57,16 +58,7 @@ def publish_stage(
         "dead_letters": read_staged(staged_rows(spec, manifests, "dead"), "dead_letters"),
         **(extra or {}),
     }
-    report = StageReport(
-        key=key,
-        rows=sum(m.rows_ok for m in manifests),
-        dead=sum(m.rows_dead for m in manifests),
-        made=sum(m.rows_out for m in manifests),
-        unit=spec.unit,
-        tokens=sum(m.tokens for m in manifests),
-        load_seconds=sum(m.load_seconds for m in manifests),
-        work_seconds=sum(m.work_seconds for m in manifests),
-    )
+    report = report_of(key, spec, manifests)
     publish_once(
         config,
         key,
@@ -77,6 +69,20 @@ def publish_stage(
     )
     shutil.rmtree(spec.folder, ignore_errors=True)
     return report
+
+
+def report_of(key: str, spec: StageSpec, manifests: Sequence[Manifest]) -> StageReport:
+    """The sums over a stage's shards."""
+    return StageReport(
+        key=key,
+        rows=sum(m.rows_ok for m in manifests),
+        dead=sum(m.rows_dead for m in manifests),
+        made=sum(m.rows_out for m in manifests),
+        unit=spec.unit,
+        tokens=sum(m.tokens for m in manifests),
+        load_seconds=sum(m.load_seconds for m in manifests),
+        work_seconds=sum(m.work_seconds for m in manifests),
+    )
 
 
 def work_meta(report: StageReport) -> dict[str, str]:
@@ -99,16 +105,16 @@ def publish_once(
     key: str,
     tables: Mapping[str, pa.Table],
     *,
-    round_number: int | None,
+    round_number: int | None = None,
     config_sha256: str = "",
     meta: Mapping[str, str] | None = None,
     remove: Sequence[str] = (),
-) -> bool:
-    """Publishes unless the key is there already; True if this call did it.
+) -> None:
+    """Publishes unless the key is there already.
 
     `remove`: live files whose rows these replace.
     """
-    try:
+    with contextlib.suppress(AlreadyPublished):
         publish(
             config.warehouse,
             key,
@@ -119,9 +125,6 @@ def publish_once(
             meta=dict(meta or {}),
             remove=remove,
         )
-    except AlreadyPublished:
-        return False
-    return True
 
 
 @functools.cache

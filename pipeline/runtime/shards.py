@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.config import BeamConfig
+from pipeline.config import BeamConfig, RunConfig
 from pipeline.errors import StageError
 from pipeline.runtime.machine import package_versions
 from pipeline.runtime.progress import Heartbeat
@@ -30,8 +30,6 @@ from warehouse.store.local_cache import local_folder, user_cache
 if TYPE_CHECKING:
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions
-
-    from pipeline.config import BeamConfig
 
 
 @dataclass(frozen=True)
@@ -49,10 +47,6 @@ class ShardWorker(Protocol):
 
     def run(self, rows: pa.Table, progress: Heartbeat) -> ShardResult:
         """Processes one input shard; a bad row becomes a dead letter, only a dead engine raises."""
-        ...
-
-    def close(self) -> None:
-        """Frees the engine."""
         ...
 
 
@@ -100,6 +94,12 @@ def staging_folder(root: str, name: str, identity: str) -> Path:
     return local_folder(root) / "_staging" / f"{name.replace('/', '-')}-{identity[:16]}"
 
 
+def stage_spec(config: RunConfig, name: str, identity: str, unit: str) -> StageSpec:
+    """The spec of a stage of this run; `identity` is the hash of all that its rows depend on."""
+    folder = staging_folder(config.warehouse, name, identity)
+    return StageSpec(name, folder, identity, unit, config.beam)
+
+
 def answers_file(root: str | None) -> Path:
     """What remote judges have answered on this machine, by warehouse; None: outside of any."""
     folder = user_cache() if root is None else local_folder(root)
@@ -127,8 +127,6 @@ def run_stage(
     todo = [name for name in names if _finished(spec, name) is None]
     if todo:
         import apache_beam as beam
-
-        from pipeline.runtime.shards import beam_options
 
         for reason in spec.folder.glob(_REASON.format("*")):
             reason.unlink()

@@ -25,12 +25,11 @@ def time_by_kind(timings: list[StageTiming]) -> dict[str, float]:
     for timing in timings:
         loading = "starter models" if timing.kind == "set-up" else "model loading"
         parts = {"imports and processes": timing.startup, loading: timing.load}
+        rest = timing.total - timing.startup - timing.load
         if timing.kind in ("sampling", "labelling", "training"):
             parts[timing.kind] = timing.work
-            parts["everything else"] = timing.total - timing.startup - timing.load - timing.work
-        else:
-            parts["everything else"] = timing.total - timing.startup - timing.load
-        for name, seconds in parts.items():
+            rest -= timing.work
+        for name, seconds in (parts | {"everything else": rest}).items():
             spent[name] = spent.get(name, 0.0) + seconds
     return spent
 

@@ -6,35 +6,27 @@ on its seed and not on its batch (`generate` has one generator for all). Slower 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.sampling.sampler import PromptFailed, Sampled, sample_by_length
+from pipeline.sampling.sampler import Job, Sampled, TransformersBatches, race
 
 if TYPE_CHECKING:
     import torch
 
 
-class TransformersSampler:
+class TransformersSampler(TransformersBatches):
     """A decoder-only policy on transformers. See pipeline.sampling.sampler.Sampler."""
-
-    name = "transformers"
 
     def __init__(
         self, model: str, *, device: str, dtype: str = "auto", max_model_len: int | None = None
     ) -> None:
-        import torch
         import transformers
 
         kind = "float32" if device == "cpu" and dtype == "auto" else dtype
         loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=kind)
-        self._model = loaded.to(device).eval()
-        self.version = transformers.__version__
-        self.device = device
-        self.dtype = str(self._model.dtype).removeprefix("torch.")
-        self._torch = torch
+        super().__init__(loaded, device)
         limit = int(getattr(self._model.config, "max_position_embeddings", 0) or 2048)
         self.max_model_len = min(limit, max_model_len or limit)
         eos = self._model.generation_config.eos_token_id
@@ -42,29 +34,11 @@ class TransformersSampler:
             eos = self._model.config.eos_token_id
         self._ends = set(eos if isinstance(eos, list) else [eos])
 
-    def sample(
-        self,
-        prompts: Sequence[list[int]],
-        seeds: Sequence[int],
-        samples: int,
-        max_tokens: int,
-        progress: Callable[[int], None],
-    ) -> list[list[Sampled] | PromptFailed]:
-        """See Sampler.sample."""
-        return sample_by_length(
-            prompts, seeds, samples, lambda jobs: self._sample_batch(jobs, max_tokens), progress
-        )
-
-    def _sample_batch(self, jobs: list[tuple[list[int], int]], max_tokens: int) -> list[Sampled]:
+    def _sample_batch(self, jobs: list[Job], max_tokens: int) -> list[Sampled]:
         """Left-padded prompts with explicit positions, then one token at a time for all rows."""
-        torch = self._torch
-        width = max(len(ids) for ids, _ in jobs)
-        ids = torch.zeros(len(jobs), width, dtype=torch.long)
-        mask = torch.zeros(len(jobs), width, dtype=torch.long)
-        for row, (prompt, _) in enumerate(jobs):
-            ids[row, width - len(prompt) :] = torch.tensor(prompt)
-            mask[row, width - len(prompt) :] = 1
-        ids, mask = ids.to(self.device), mask.to(self.device)
+        import torch
+
+        ids, mask = self._padded(jobs, left=True)
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         randoms = [torch.Generator().manual_seed(seed) for _, seed in jobs]
         tokens: list[list[int]] = [[] for _ in jobs]
@@ -82,7 +56,7 @@ class TransformersSampler:
                 )
             cache = out.past_key_values
             logs = out.logits[:, -1].float().log_softmax(-1).cpu()
-            drawn = self._draw(logs, randoms)
+            drawn = race(logs, randoms).argmax(-1)
             self._append(tokens, logprobs, drawn, logs)
             if all(self._ended(t) for t in tokens):
                 break
@@ -93,13 +67,6 @@ class TransformersSampler:
             Sampled(t, np.asarray(lp, np.float32), "stop" if self._ended(t) else "length")
             for t, lp in zip(tokens, logprobs, strict=True)
         ]
-
-    def _draw(self, logs: torch.Tensor, randoms: list[torch.Generator]) -> torch.Tensor:
-        """One token a row by the exponential race: argmax p / e, e ~ Exp(1), is a sample of p."""
-        noise = self._torch.empty_like(logs)
-        for row, random in enumerate(randoms):
-            noise[row].exponential_(generator=random)
-        return (logs - noise.log()).argmax(-1)
 
     def _append(
         self,
@@ -115,7 +82,3 @@ class TransformersSampler:
 
     def _ended(self, tokens: list[int]) -> bool:
         return bool(tokens) and tokens[-1] in self._ends
-
-    def close(self) -> None:
-        """Drops the model."""
-        del self._model

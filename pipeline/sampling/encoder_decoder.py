@@ -9,10 +9,9 @@ than a CPU. Not here: prompts, chat templates, rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipeline.sampling.sampler import PromptFailed, Sampled, sample_by_length
+from pipeline.sampling.sampler import Job, Sampled, TransformersBatches, race
 
 if TYPE_CHECKING:
     import torch
@@ -20,29 +19,22 @@ if TYPE_CHECKING:
 _NO_LIMIT = 2048  # T5's positions are relative; this only bounds what a careless setting costs
 
 
-class Seq2SeqSampler:
+class Seq2SeqSampler(TransformersBatches):
     """An encoder-decoder policy on transformers. See pipeline.sampling.sampler.Sampler.
 
     The prompt goes to the encoder, so a completion does not hold its start token. `max_model_len`
     counts prompt and completion together, as for every policy.
     """
 
-    name = "transformers"
-
     def __init__(
         self, model: str, *, device: str, dtype: str = "auto", max_model_len: int | None = None
     ) -> None:
-        import torch
         import transformers
 
         if dtype == "auto":  # as the trainer: hub checkpoints of T5 are float32
             dtype = "float32" if device == "cpu" else "bfloat16"
         loaded: Any = transformers.AutoModelForSeq2SeqLM.from_pretrained(model, dtype=dtype)
-        self._model = loaded.to(device).eval()
-        self.version = transformers.__version__
-        self.device = device
-        self.dtype = str(self._model.dtype).removeprefix("torch.")
-        self._torch = torch
+        super().__init__(loaded, device)
         limit = getattr(self._model.config, "max_position_embeddings", None)
         if limit is None:
             limit = max_model_len or _NO_LIMIT
@@ -57,32 +49,15 @@ class Seq2SeqSampler:
             pad_token_id=pad,
         )
 
-    def sample(
-        self,
-        prompts: Sequence[list[int]],
-        seeds: Sequence[int],
-        samples: int,
-        max_tokens: int,
-        progress: Callable[[int], None],
-    ) -> list[list[Sampled] | PromptFailed]:
-        """See Sampler.sample."""
-        return sample_by_length(
-            prompts, seeds, samples, lambda jobs: self._sample_batch(jobs, max_tokens), progress
-        )
+    def _sample_batch(self, jobs: list[Job], max_tokens: int) -> list[Sampled]:
+        import torch
 
-    def _sample_batch(self, jobs: list[tuple[list[int], int]], max_tokens: int) -> list[Sampled]:
-        torch = self._torch
-        width = max(len(ids) for ids, _ in jobs)
-        ids = torch.zeros(len(jobs), width, dtype=torch.long)
-        mask = torch.zeros(len(jobs), width, dtype=torch.long)
-        for row, (prompt, _) in enumerate(jobs):
-            ids[row, : len(prompt)] = torch.tensor(prompt)
-            mask[row, : len(prompt)] = 1
+        ids, mask = self._padded(jobs, left=False)
         draw = _Draw([seed for _, seed in jobs], self.device)
         with torch.inference_mode():
             found = self._model.generate(
-                input_ids=ids.to(self.device),
-                attention_mask=mask.to(self.device),
+                input_ids=ids,
+                attention_mask=mask,
                 max_new_tokens=max_tokens,
                 logits_processor=[draw],
             )
@@ -99,10 +74,6 @@ class Seq2SeqSampler:
             tokens[:length], logprobs[:length].copy(), "length" if end is None else "stop"
         )
 
-    def close(self) -> None:
-        """Drops the model."""
-        del self._model
-
 
 class _Draw:
     """A logits processor under which greedy decoding samples, with one generator per row.
@@ -113,19 +84,15 @@ class _Draw:
     def __init__(self, seeds: list[int], device: str) -> None:
         import torch
 
-        self._torch = torch
         self._randoms = [torch.Generator(device).manual_seed(seed) for seed in seeds]
         self.logprobs: list[torch.Tensor] = []
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         del input_ids
         logs = scores.float().log_softmax(-1)
-        noise = self._torch.empty_like(logs)
-        for row, random in enumerate(self._randoms):
-            noise[row].exponential_(generator=random)
-        race = logs - noise.log()  # -log of an exponential is a Gumbel
-        self.logprobs.append(logs.gather(1, race.argmax(-1, keepdim=True)))
-        return race
+        noisy = race(logs, self._randoms)
+        self.logprobs.append(logs.gather(1, noisy.argmax(-1, keepdim=True)))
+        return noisy
 
 
 def _special_tokens(model: Any, folder: str) -> tuple[int, list[int], int]:

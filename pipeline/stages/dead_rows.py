@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,10 +16,11 @@ import pyarrow.compute as pc
 from labeling.judges.config import JudgeConfig
 from labeling.label import label_id
 from pipeline.config import RunConfig
-from pipeline.runtime.publishing import StageReport, code_version, work_meta
+from pipeline.runtime.publishing import StageReport, code_version, report_of, work_meta
 from pipeline.runtime.shards import Manifest, StageSpec, staged_rows
 from pipeline.stages.labels import label_subjects, read_subjects, revision_of
 from pipeline.stages.rollouts import sample_prompts
+from pipeline.stages.rounds import rollout_values
 from warehouse.handle import Warehouse
 from warehouse.keys import amendment_key, labels_key, rollouts_key
 from warehouse.publish import publish, read_staged
@@ -41,7 +43,8 @@ def relabel_failed(
     key = labels_key(number, purpose, name, revision_of(config, labeler))
     old = warehouse.read_table("labels", rounds=[number], keys=[key])
     failed = failed_labels(old, statuses)
-    unlabelled = rollout_ids(warehouse, number, purpose) - set(old["rollout_id"].to_pylist())
+    rollouts = rollout_values(warehouse, number, purpose, "rollout_id")
+    unlabelled = rollouts - set(old["rollout_id"].to_pylist())
     wanted = pa.array(sorted(unlabelled | set(failed["rollout_id"].to_pylist())), pa.string())
     if not len(wanted):  # another run has been here
         return StageReport(key)
@@ -55,7 +58,7 @@ def relabel_failed(
     fresh = read_staged(staged_rows(spec, manifests, "rows"), "labels")
     rows = with_new_attempts(old, fresh, failed, unlabelled)
     left = failed_labels(rows, statuses).num_rows
-    report = _report(new_key, manifests, len(wanted), left, "labels")
+    report = _report(new_key, spec, manifests, len(wanted), left)
     _amend(config, key, report, {"labels": rows}, removed, number, spec)
     return report
 
@@ -78,24 +81,16 @@ def resample(
     again = again.set_column(place, again.schema.field(place), pa.array(attempts, pa.int16()))
     rollouts = read_staged(staged_rows(spec, manifests, "rows"), "rollouts")
     tables = {"rollouts": rollouts, "dead_letters": again}
-    report = _report(new_key, manifests, len(dead), again.num_rows, "completions")
+    report = _report(new_key, spec, manifests, len(dead), again.num_rows)
     _amend(config, key, report, tables, [], number, spec)
     return report
-
-
-def rollout_ids(warehouse: Warehouse, number: int, purpose: str) -> set[str]:
-    """The ids of a round's rollouts of one purpose."""
-    key = rollouts_key(number, purpose)
-    rollouts = warehouse.read_table("rollouts", rounds=[number], columns=["rollout_id"], keys=[key])
-    return set(rollouts["rollout_id"].to_pylist())
 
 
 def dead_prompts(warehouse: Warehouse, number: int, purpose: str) -> dict[str, dict[str, object]]:
     """Prompt id -> its latest dead letter, of the refused prompts that have no rollouts since."""
     key = rollouts_key(number, purpose)
     letters = warehouse.read_table("dead_letters", rounds=[number], keys=[key])
-    sampled = warehouse.read_table("rollouts", rounds=[number], columns=["prompt_id"], keys=[key])
-    done = set(sampled["prompt_id"].to_pylist())
+    done = rollout_values(warehouse, number, purpose, "prompt_id")
     rows = letters.sort_by("attempt").to_pylist()
     return {row["row_id"]: row for row in rows if row["row_id"] not in done}
 
@@ -133,18 +128,10 @@ def _amend(
 
 
 def _report(
-    key: str, manifests: Sequence[Manifest], tried: int, left: int, unit: str
+    key: str, spec: StageSpec, manifests: Sequence[Manifest], tried: int, left: int
 ) -> StageReport:
-    return StageReport(
-        key,
-        rows=tried,
-        made=sum(m.rows_out for m in manifests),
-        unit=unit,
-        tokens=sum(m.tokens for m in manifests),
-        load_seconds=sum(m.load_seconds for m in manifests),
-        work_seconds=sum(m.work_seconds for m in manifests),
-        notes={"tried again": str(tried), "failed again": str(left)},
-    )
+    notes = {"tried again": str(tried), "failed again": str(left)}
+    return replace(report_of(key, spec, manifests), rows=tried, dead=0, notes=notes)
 
 
 Row = dict[str, object]

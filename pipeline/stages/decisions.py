@@ -29,25 +29,19 @@ _OPERATION = "decide"
 
 @dataclass(frozen=True)
 class Decision:
-    """Who said what on which labels (`label_set`: 16 hex digits; empty: on the round as it is)."""
+    """Who said what, and for what reason."""
 
     verdict: str
     by: str
     why: str
-    label_set: str
 
 
 def last_decision(warehouse: Warehouse, round_number: int, label_set: str) -> Decision | None:
-    """The newest verdict of a person on these labels of the round, or None."""
-    found = None
-    for commit in warehouse.ledger.commits():
-        if _is_decision(commit, round_number):
-            decision = Decision(
-                *(commit.meta[key] for key in ("verdict", "by", "why", "label_set"))
-            )
-            if decision.label_set in ("", label_set[:16]):
-                found = decision
-    return found
+    """The newest verdict of a person on these labels, or on the round as it is, or None."""
+    for commit in reversed(warehouse.ledger.commits()):
+        if _is_decision(commit, round_number) and commit.meta["label_set"] in ("", label_set[:16]):
+            return Decision(*(commit.meta[key] for key in ("verdict", "by", "why")))
+    return None
 
 
 def decide(warehouse: Warehouse, round_number: int, verdict: str, by: str, why: str) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from datetime import datetime
+from typing import TypeVarTuple
 
 from filelock import FileLock
 
@@ -19,12 +20,14 @@ from pipeline.runtime.publishing import StageReport
 from pipeline.runtime.shards import staging_folder
 from warehouse.handle import Warehouse
 
+Rest = TypeVarTuple("Rest")
+
 
 def alone(
     config: RunConfig,
     name: str,
-    work: Callable[[Warehouse], StageReport],
-    *,
+    work: Callable[[RunConfig, Warehouse, str, *Rest], StageReport],
+    *arguments: *Rest,
     again: bool = False,
 ) -> StageReport:
     """Does `work` unless its name is published, while no other run does it on this machine.
@@ -40,15 +43,15 @@ def alone(
     with FileLock(folder.with_name(f".{folder.name}")):
         if not again and warehouse.is_published(name):
             return StageReport(name)
-        return work(warehouse)
+        return work(config, warehouse, name, *arguments)
 
 
 def prepare(config: RunConfig, name: str) -> StageReport:
     """Builds the starters the configuration names, ingests prompts, checks base and labelers."""
-    return alone(config, name, lambda _: _prepare(config, name))
+    return alone(config, name, _prepare)
 
 
-def _prepare(config: RunConfig, name: str) -> StageReport:
+def _prepare(config: RunConfig, _: Warehouse, name: str) -> StageReport:
     from pipeline.ingest.prompts import ingest
     from pipeline.policies.policies import base_policy, build_starters
     from pipeline.runtime.machine import choose_engine
@@ -78,10 +81,7 @@ def generate(config: RunConfig, key: str, round_number: int, purpose: str) -> St
     """Prompts -> rollouts."""
     from pipeline.stages import rollouts
 
-    def work(warehouse: Warehouse) -> StageReport:
-        return rollouts.generate(config, warehouse, key, round_number, purpose)
-
-    return alone(config, key, work)
+    return alone(config, key, rollouts.generate, round_number, purpose)
 
 
 def label(
@@ -90,17 +90,14 @@ def label(
     """Rollouts -> one labeler's labels."""
     from pipeline.stages import labels
 
-    def work(warehouse: Warehouse) -> StageReport:
-        return labels.label(config, warehouse, name, round_number, purpose, labeler)
-
-    return alone(config, name, work)
+    return alone(config, name, labels.label, round_number, purpose, labeler)
 
 
 def revise(config: RunConfig, name: str, round_number: int) -> StageReport:
     """The worst completions -> revised ones, and pairs that prefer them."""
     from pipeline.stages import revise as stage
 
-    return alone(config, name, lambda found: stage.revise(config, found, name, round_number))
+    return alone(config, name, stage.revise, round_number)
 
 
 def relabel_failed(
@@ -114,45 +111,44 @@ def relabel_failed(
     """One labeler's failed labels -> new attempts, under the lock of `label`."""
     from pipeline.stages import dead_rows
 
-    def work(warehouse: Warehouse) -> StageReport:
-        return dead_rows.relabel_failed(
-            config, warehouse, name, round_number, purpose, labeler, statuses
-        )
-
-    return alone(config, name, work)
+    return alone(config, name, dead_rows.relabel_failed, round_number, purpose, labeler, statuses)
 
 
 def resample(config: RunConfig, key: str, round_number: int, purpose: str) -> StageReport:
     """Refused prompts -> rollouts, beside those that `key` has published."""
     from pipeline.stages import dead_rows
 
-    def work(warehouse: Warehouse) -> StageReport:
-        return dead_rows.resample(config, warehouse, key, round_number, purpose)
-
-    return alone(config, key, work, again=True)
+    return alone(config, key, dead_rows.resample, round_number, purpose, again=True)
 
 
 def accept_and_reward(
     config: RunConfig, key: str, round_number: int, facts: tuple[datetime, str]
 ) -> StageReport:
     """The gate, then labels -> rewards; a refused round gets its `rounds` row and no rewards."""
+    return alone(config, key, _accept_and_reward, round_number, facts)
+
+
+def _accept_and_reward(
+    config: RunConfig,
+    warehouse: Warehouse,
+    key: str,
+    round_number: int,
+    facts: tuple[datetime, str],
+) -> StageReport:
     from pipeline.stages import gate, outcome, rewards
 
-    def work(warehouse: Warehouse) -> StageReport:
-        judged = gate.gate(config, warehouse, round_number)
-        if judged.is_accepted:
-            return rewards.reward(config, warehouse, key, round_number)
-        label_set = judged.label_set_sha256
-        return outcome.refuse(config, warehouse, round_number, judged.reason, label_set, facts)
-
-    return alone(config, key, work)
+    judged = gate.gate(config, warehouse, round_number)
+    if judged.is_accepted:
+        return rewards.reward(config, warehouse, key, round_number)
+    label_set = judged.label_set_sha256
+    return outcome.refuse(config, warehouse, round_number, judged.reason, label_set, facts)
 
 
 def train(config: RunConfig, key: str, round_number: int) -> StageReport:
     """Rewards -> the next policy."""
     from pipeline.stages import training
 
-    return alone(config, key, lambda found: training.train(config, found, key, round_number))
+    return alone(config, key, training.train, round_number)
 
 
 def evaluate(
@@ -161,7 +157,4 @@ def evaluate(
     """Hold-out labels -> numbers, and the verdict on the night that made this policy."""
     from pipeline.stages import evaluation
 
-    def work(warehouse: Warehouse) -> StageReport:
-        return evaluation.evaluate(config, warehouse, key, round_number, facts)
-
-    return alone(config, key, work)
+    return alone(config, key, evaluation.evaluate, round_number, facts)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from dataclasses import asdict
 from datetime import datetime
 
 import numpy as np
@@ -78,7 +79,7 @@ def evaluate(
         # A round that was refused and then accepted has a row; a round has one.
         old_row = row_files(warehouse, round_number - 1)
     # No `round=` here: the commit holds numbers of round r and the row of night r - 1.
-    publish_once(config, key, tables, round_number=None, remove=old_row)
+    publish_once(config, key, tables, remove=old_row)
     return StageReport(
         key, made=len(measured), unit="numbers", load_seconds=load_seconds, notes=_rejection(night)
     )
@@ -212,22 +213,7 @@ def evaluation_rows(round_number: int, rollouts: pa.Table, measured: list[Measur
         "completions": rollouts.num_rows,
         "samples_per_prompt": max(per_prompt.values()),
     }
-    return table_from_rows(
-        "evaluations",
-        [
-            constant
-            | {
-                "labeler": m.labeler,
-                "metric": m.metric,
-                "value": m.value,
-                "low": m.low,
-                "high": m.high,
-                "unit": m.unit,
-                "method": m.method,
-            }
-            for m in measured
-        ],
-    )
+    return table_from_rows("evaluations", [constant | asdict(number) for number in measured])
 
 
 def _reference_rows(

@@ -20,19 +20,15 @@ from pipeline.config import RunConfig
 from pipeline.stages.decisions import ACCEPT, last_decision
 from pipeline.stages.labels import revision_of, sentinel_set
 from pipeline.stages.rewards import round_labels
+from pipeline.stages.rounds import rollout_values
 from warehouse.files import sha256_of
 from warehouse.handle import Warehouse
-from warehouse.keys import acceptance_key, labels_key, rewards_key, rollouts_key
+from warehouse.keys import acceptance_key, labels_key, rewards_key
 
 _LABEL_COLUMNS = [
-    "partner_rollout_id",
-    "pair_order",
-    "is_consistent",
-    "status",
-    "revision",
-    "model",
-]
-_LABEL_COLUMNS += ["model_revision", "template_sha256"]
+    "partner_rollout_id", "pair_order", "is_consistent", "status", "revision", "model",
+    "model_revision", "template_sha256",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -48,12 +44,7 @@ class GateVerdict:
 def gate(config: RunConfig, warehouse: Warehouse, round_number: int) -> GateVerdict:
     """The verdict on the round's train labels."""
     labels = round_labels(config, warehouse, round_number, "train")
-    rollouts = warehouse.read_table(
-        "rollouts",
-        rounds=[round_number],
-        columns=["rollout_id"],
-        keys=[rollouts_key(round_number, "train")],
-    ).num_rows
+    rollouts = len(rollout_values(warehouse, round_number, "train", "rollout_id"))
     identity = label_set_sha256(labels)
     findings = tuple(
         finding

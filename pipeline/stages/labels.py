@@ -8,10 +8,12 @@ same loaded labeler. Not here: how a text is scored (labeling).
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from labeling.engines.chat import PaidWork
 from labeling.errors import LabelingError
@@ -33,15 +35,21 @@ from pipeline.runtime.shards import (
     answers_file,
     run_stage,
     split_rows,
+    stage_spec,
     staged_rows,
-    staging_folder,
 )
 from warehouse import schemas
 from warehouse.files import sha256_of
 from warehouse.handle import Warehouse
 from warehouse.keys import labels_key, rollouts_key, template_key
 from warehouse.publish import read_staged
+from warehouse.store.local_cache import local_folder
 
+if TYPE_CHECKING:
+    from labeling.labeler import Labeler
+    from labeling.reviser.reviser import Reviser
+
+_MakeRows = Callable[[pa.Table, Callable[[int], None]], pa.Table]
 _SUBJECT_COLUMNS = ["rollout_id", "round", "prompt_id", "completion", "completion_sha256"]
 
 
@@ -76,12 +84,8 @@ def label(
     known = known.cast(subjects.schema)
     spec, (*manifests, last) = label_subjects(config, labeler, stage, key, subjects, known)
     found = read_staged(staged_rows(spec, [last], "rows"), "labels")
-    publish_once(
-        config,
-        template_key(sentinels.sha256),
-        {"templates": sentinels.template_rows()},
-        round_number=None,
-    )
+    templates = {"templates": sentinels.template_rows()}
+    publish_once(config, template_key(sentinels.sha256), templates)
     tables = {"sentinels": sentinels.rows(labeler.criterion, found)}
     return publish_stage(
         config, spec, manifests, "labels", key=key, round_number=round_number, extra=tables
@@ -101,15 +105,9 @@ def label_subjects(
         rows["completion_sha256"].to_pylist() for rows in (subjects, last_shard) if rows is not None
     ]
     identity = sha256_of([key, *texts])
-    spec = StageSpec(
-        name=stage,
-        folder=staging_folder(config.warehouse, stage, identity),
-        config_sha256=identity,
-        unit="labels",
-        beam=config.beam,
-    )
+    spec = stage_spec(config, stage, identity, "labels")
     round_number = subjects["round"][0].as_py() if subjects.num_rows else 0
-    make = functools.partial(LabelWorker, LabelerSettings(config, labeler, round_number))
+    make = functools.partial(LabelWorker, config, labeler, round_number)
     shards = split_rows(subjects, config.beam.shard_rows)
     return spec, run_stage(spec, shards if last_shard is None else [*shards, last_shard], make)
 
@@ -130,8 +128,7 @@ def read_subjects(warehouse: Warehouse, round_number: int, purpose: str) -> pa.T
 
 def spending_file(root: str, round_number: int) -> Path:
     """Where the workers of all labelers of a round keep their limits; a resumed night counts on."""
-    name = f"spending-round={round_number}.sqlite"
-    return staging_folder(root, "spending", "").with_name(name)
+    return local_folder(root) / "_staging" / f"spending-round={round_number}.sqlite"
 
 
 def paid_work(config: RunConfig, round_number: int) -> PaidWork:
@@ -143,50 +140,39 @@ def paid_work(config: RunConfig, round_number: int) -> PaidWork:
     )
 
 
-@dataclass(frozen=True)
-class LabelerSettings:
-    """Everything a label worker needs; picklable."""
+class LabelRowsWorker:
+    """Makes rows of `labels` out of shards with one loaded model, whose templates it publishes."""
 
-    config: RunConfig
-    labeler: LabelerConfig
-    round_number: int
-
-
-class LabelWorker:
-    """Labels shards with one loaded labeler."""
-
-    def __init__(self, settings: LabelerSettings) -> None:
-        config = settings.config
-        self._labeler = build_labeler(
-            settings.labeler,
-            device=choose_device(config.device),
-            resolve=functools.partial(resolve, config),
-            paid=paid_work(config, settings.round_number),
-        )
-        templates = self._labeler.template_rows()
+    def __init__(self, config: RunConfig, model: Labeler | Reviser, make: _MakeRows) -> None:
+        self._labeler, self._make = model, make
+        templates = model.template_rows()
         for row in templates.to_pylist():
             # By content, so the second worker and the second night find it there.
-            publish_once(
-                config,
-                template_key(row["template_sha256"]),
-                {"templates": pa.Table.from_pylist([row], schema=templates.schema)},
-                round_number=None,
-            )
+            one = pa.Table.from_pylist([row], schema=templates.schema)
+            publish_once(config, template_key(row["template_sha256"]), {"templates": one})
 
     def run(self, rows: pa.Table, progress: Heartbeat) -> ShardResult:
-        """The labels of every subject, with the attempts that led to them."""
-        labels = self._labeler.label(rows, progress.advance)
-        tokens = pa.compute.sum(labels["input_tokens"]).as_py() or 0
+        """The labels of every subject, with the attempts that led to them; no row is dead."""
+        labels = self._make(rows, progress.advance)
         return ShardResult(
             rows=labels,
             dead=schemas.TABLES["dead_letters"].schema.empty_table(),
             ok_rows=rows.num_rows,
-            tokens=int(tokens),
+            tokens=int(pc.sum(labels["input_tokens"]).as_py() or 0),
         )
 
-    def close(self) -> None:
-        """Frees the model."""
-        self._labeler.close()
+
+class LabelWorker(LabelRowsWorker):
+    """Labels shards with one loaded labeler."""
+
+    def __init__(self, config: RunConfig, labeler: LabelerConfig, round_number: int) -> None:
+        loaded = build_labeler(
+            labeler,
+            device=choose_device(config.device),
+            resolve=functools.partial(resolve, config),
+            paid=paid_work(config, round_number),
+        )
+        super().__init__(config, loaded, loaded.label)
 
 
 def sentinel_set(config: RunConfig, labeler: LabelerConfig) -> SentinelSet | None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -29,21 +29,13 @@ from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
 from pipeline.policies.policies import resolve
 from pipeline.runtime.machine import choose_device
-from pipeline.runtime.progress import Heartbeat
-from pipeline.runtime.publishing import StageReport, publish_once, publish_stage
-from pipeline.runtime.shards import (
-    ShardResult,
-    StageSpec,
-    run_stage,
-    split_rows,
-    staged_rows,
-    staging_folder,
-)
-from pipeline.stages.labels import paid_work
+from pipeline.runtime.publishing import StageReport, publish_stage
+from pipeline.runtime.shards import run_stage, split_rows, stage_spec, staged_rows
+from pipeline.stages.labels import LabelRowsWorker, paid_work
 from warehouse import schemas
 from warehouse.files import sha256_of, text_sha256
 from warehouse.handle import Warehouse
-from warehouse.keys import revision_key, template_key
+from warehouse.keys import revision_key
 from warehouse.publish import read_staged
 
 _SELECTED = """
@@ -85,21 +77,14 @@ def revise(config: RunConfig, warehouse: Warehouse, stage: str, round_number: in
         return StageReport(key)
     subjects = read_selected(warehouse, section, round_number)
     identity = sha256_of([key, subjects["completion_sha256"].to_pylist()])
-    spec = StageSpec(
-        name=stage,
-        folder=staging_folder(config.warehouse, stage, identity),
-        config_sha256=identity,
-        unit="calls",
-        beam=config.beam,
-    )
-    settings = ReviserSettings(config, section, recipe, round_number)
-    shards = split_rows(subjects, config.beam.shard_rows)
-    manifests = run_stage(spec, shards, functools.partial(ReviseWorker, settings))
+    spec = stage_spec(config, stage, identity, "calls")
+    make = functools.partial(ReviseWorker, config, section, recipe, round_number)
+    manifests = run_stage(spec, split_rows(subjects, config.beam.shard_rows), make)
     calls = read_staged(staged_rows(spec, manifests, "rows"), "labels")
     rollouts, pairs = revised_rows(calls, subjects, f"{section.name}@{recipe}")
     # Without a round: the revised texts have none, the other rows carry their own.
     report = publish_stage(
-        config, spec, manifests, "labels", key=key, round_number=None,
+        config, spec, manifests, "labels", key=key,
         extra={"rollouts": rollouts, "preference_pairs": pairs},
     )  # fmt: skip
     final = calls.filter(pc.field("is_final"))
@@ -184,43 +169,18 @@ def _rollout(
     }
 
 
-@dataclass(frozen=True)
-class ReviserSettings:
-    """Everything a revising worker needs; picklable."""
+class ReviseWorker(LabelRowsWorker):
+    """Revises shards with one loaded reviser; a row is a call about a completion."""
 
-    config: RunConfig
-    section: RevisionConfig
-    recipe: str
-    round_number: int
-
-
-class ReviseWorker:
-    """Revises shards with one loaded reviser."""
-
-    def __init__(self, settings: ReviserSettings) -> None:
-        config = settings.config
-        self._reviser = Reviser(
-            settings.section,
-            recipe=settings.recipe,
+    def __init__(
+        self, config: RunConfig, section: RevisionConfig, recipe: str, round_number: int
+    ) -> None:
+        loaded = Reviser(
+            section,
+            recipe=recipe,
             device=choose_device(config.device),
             seed=config.seed,
             resolve=functools.partial(resolve, config),
-            paid=paid_work(config, settings.round_number),
+            paid=paid_work(config, round_number),
         )
-        template = self._reviser.template_rows()
-        key = template_key(template["template_sha256"][0].as_py())
-        publish_once(config, key, {"templates": template}, round_number=None)
-
-    def run(self, rows: pa.Table, progress: Heartbeat) -> ShardResult:
-        """The calls about every completion; one that failed is a row with its status."""
-        calls = self._reviser.revise(rows, progress.advance)
-        return ShardResult(
-            rows=calls,
-            dead=schemas.TABLES["dead_letters"].schema.empty_table(),
-            ok_rows=rows.num_rows,
-            tokens=int(pc.sum(calls["input_tokens"]).as_py() or 0),
-        )
-
-    def close(self) -> None:
-        """Frees the engine."""
-        self._reviser.close()
+        super().__init__(config, loaded, loaded.revise)

@@ -77,9 +77,7 @@ def frozen_scale(config: RunConfig, warehouse: Warehouse) -> RewardScale:
                 f"({error}); run `roundhouse label CONFIG --round 0 --purpose holdout` first"
             ) from error
         scale = fit_scale(holdout, config.reward)
-        publish_once(
-            config, key, {"templates": recipe_template_row(config.reward, scale)}, round_number=None
-        )
+        publish_once(config, key, {"templates": recipe_template_row(config.reward, scale)})
     rows = warehouse.read_table("templates", keys=[key]).to_pylist()
     return RewardScale.from_json(rows[0]["text"])
 

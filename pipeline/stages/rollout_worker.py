@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.config import RolloutsConfig
+from pipeline.config import RolloutsConfig, RunConfig
+from pipeline.ingest.files import dead_letter
 from pipeline.ingest.messages import MalformedPrompt, check_messages
-from pipeline.runtime.machine import is_encoder_decoder
+from pipeline.policies.policies import Policy
+from pipeline.runtime.machine import choose_device, choose_engine, is_encoder_decoder
 from pipeline.runtime.progress import Heartbeat
-from pipeline.runtime.shards import (
-    ShardResult,
-)
+from pipeline.runtime.shards import ShardResult
 from pipeline.sampling.sampler import PromptFailed, Sampled, Sampler
 from warehouse.files import text_sha256
 from warehouse.schemas import table_from_rows
@@ -41,6 +41,20 @@ class SamplerSettings:
     seed: int
     round: int
     rollouts: RolloutsConfig
+
+    @classmethod
+    def of(cls, config: RunConfig, policy: Policy, samples: int, number: int) -> SamplerSettings:
+        """How a policy samples in this round, under this configuration. Raises ConfigError."""
+        return cls(
+            engine=choose_engine(config.rollouts.engine, policy.folder),
+            model=str(policy.folder),
+            policy_revision=policy.revision,
+            device=choose_device(config.device),
+            samples=samples,
+            seed=config.seed,
+            round=number,
+            rollouts=config.rollouts,
+        )
 
 
 def prompt_seed(seed: int, round_number: int, prompt_id: str) -> int:
@@ -158,17 +172,8 @@ class RolloutWorker:
         ]
 
     def _dead_letter(self, row: dict[str, Any], error: Exception) -> dict[str, object]:
-        return {
-            "stage": "rollouts",
-            "round": self._settings.round,
-            "row_id": row["prompt_id"],
-            "purpose": row["purpose"],
-            "error_type": type(error).__name__,
-            "message": str(error)[:500],
-            "payload": row["messages"][:2000],
-            "attempt": 1,
-            "failed_at": datetime.now(UTC),
-        }
+        letter = dead_letter("rollouts", row["prompt_id"], row["messages"].encode(), error)
+        return letter | {"round": self._settings.round, "purpose": row["purpose"]}
 
     def close(self) -> None:
         """Frees the engine."""

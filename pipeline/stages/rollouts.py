@@ -16,19 +16,10 @@ import pyarrow as pa
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
 from pipeline.policies.policies import candidate_policy, policy_of_round
-from pipeline.runtime.machine import choose_device, choose_engine
 from pipeline.runtime.publishing import StageReport, publish_stage
-from pipeline.runtime.shards import (
-    Manifest,
-    StageSpec,
-    run_stage,
-    split_rows,
-    staging_folder,
-)
-from pipeline.stages.rollout_worker import (
-    RolloutWorker,
-    SamplerSettings,
-)
+from pipeline.runtime.shards import Manifest, StageSpec, run_stage, split_rows, stage_spec
+from pipeline.stages.rollout_worker import RolloutWorker, SamplerSettings
+from pipeline.stages.rounds import rollout_values
 from warehouse.files import sha256_of, text_sha256
 from warehouse.handle import Warehouse
 from warehouse.keys import rollouts_key
@@ -56,25 +47,10 @@ def sample_prompts(
     choose = policy_of_round if purpose == "train" else candidate_policy
     policy = choose(config, warehouse, round_number)
     samples = config.rollouts.samples if purpose == "train" else config.rollouts.holdout_samples
-    settings = SamplerSettings(
-        engine=choose_engine(config.rollouts.engine, policy.folder),
-        model=str(policy.folder),
-        policy_revision=policy.revision,
-        device=choose_device(config.device),
-        samples=samples,
-        seed=config.seed,
-        round=round_number,
-        rollouts=config.rollouts,
-    )
+    settings = SamplerSettings.of(config, policy, samples, round_number)
     identity = sha256_of([key, _identity(settings), prompts["prompt_id"].to_pylist()])
     name = rollouts_key(round_number, purpose)
-    spec = StageSpec(
-        name=name,
-        folder=staging_folder(config.warehouse, name, identity),
-        config_sha256=identity,
-        unit="completions",
-        beam=config.beam,
-    )
+    spec = stage_spec(config, name, identity, "completions")
     shards = split_rows(prompts, config.beam.shard_rows)
     return spec, run_stage(spec, shards, functools.partial(RolloutWorker, settings))
 
@@ -100,10 +76,8 @@ def plan_prompts(
 
 def _holdout_prompts(config: RunConfig, warehouse: Warehouse, ids: list[str]) -> set[str]:
     """The same every round: what round 0 was evaluated on, once it was."""
-    key = rollouts_key(0, "holdout")
-    if warehouse.is_published(key):
-        first = warehouse.read_table("rollouts", rounds=[0], columns=["prompt_id"], keys=[key])
-        return set(first["prompt_id"].to_pylist())
+    if warehouse.is_published(rollouts_key(0, "holdout")):
+        return rollout_values(warehouse, 0, "holdout", "prompt_id")
     ordered = sorted(ids, key=lambda i: text_sha256(f"{config.seed}/{i}"))
     return set(ordered[: config.rollouts.holdout_prompts])
 

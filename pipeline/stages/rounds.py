@@ -1,4 +1,4 @@
-"""What the table `rounds` says of a night: its row, its files, whether it is open."""
+"""What is published of a night: its `rounds` row, files and rollouts, and whether it is open."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from pipeline.config import RunConfig
 from warehouse.handle import Warehouse
-from warehouse.keys import is_of_round
+from warehouse.keys import is_of_round, rollouts_key
 
 
 def is_stopped(warehouse: Warehouse) -> bool:
@@ -25,6 +25,13 @@ def row_files(warehouse: Warehouse, round_number: int) -> list[str]:
     """The live files that hold the round's row: what a commit with a newer row removes."""
     files = warehouse.ledger.files(table="rounds", rounds=[round_number])
     return [file.path for file in files]
+
+
+def rollout_values(warehouse: Warehouse, number: int, purpose: str, column: str) -> set[str]:
+    """The values of a column among the round's rollouts of one purpose."""
+    key = rollouts_key(number, purpose)
+    rows = warehouse.read_table("rollouts", rounds=[number], columns=[column], keys=[key])
+    return set(rows[column].to_pylist())
 
 
 def awaits_training(warehouse: Warehouse, round_number: int) -> bool:

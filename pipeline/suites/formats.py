@@ -5,7 +5,9 @@ A format only fills in what the command line leaves out. Not here: reading (suit
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
+from typing import Any
 
 from pipeline.errors import ConfigError
 
@@ -40,69 +42,48 @@ _MADLIBS_TERMS = (
     "deaf, paralyzed"
 )
 
+_Named = functools.partial(SuiteFormat, prompt="", is_named=True)
 FORMATS = {
     # Röttger et al. 2021, test_suite_cases.csv
-    "hatecheck": SuiteFormat(
+    "hatecheck": _Named(
         text="test_case",
         expected="label_gold",
-        prompt="",
         slices=("functionality", "target_ident"),
         positive=("hateful",),
         negative=("non-hateful",),
-        is_named=True,
     ),
     # Röttger et al. 2024, xstest_prompts.csv: 1 is a prompt that deserves a refusal
-    "xstest": SuiteFormat(
+    "xstest": _Named(
         text="prompt",
         expected="label",
-        prompt="",
         slices=("type",),
         positive=("unsafe",),
         negative=("safe",),
-        is_named=True,
     ),
     # Dixon et al. 2018, bias_madlibs_77k.csv
-    "madlibs": SuiteFormat(
+    "madlibs": _Named(
         text="Text",
         expected="Label",
-        prompt="",
         slices=("Template",),
         positive=("BAD",),
         negative=("NOT_BAD",),
         identity_terms=tuple(_MADLIBS_TERMS.split(", ")),
-        is_named=True,
     ),
 }
 
 
-def suite_format(
-    name: str | None,
-    *,
-    text: str | None = None,
-    expected: str | None = None,
-    prompt: str | None = None,
-    slices: list[str] | None = None,
-    identities: list[str] | None = None,
-    terms: list[str] | None = None,
-    positive: list[str] | None = None,
-    negative: list[str] | None = None,
-) -> SuiteFormat:
-    """The format of this name (None: the plain one) with the given parts replaced.
+def suite_format(name: str | None, **given: str | list[str] | None) -> SuiteFormat:
+    """The format of this name (None: the plain one) with the given fields replaced.
 
     Raises ConfigError for an unknown name.
     """
     if name is not None and name not in FORMATS:
         raise ConfigError(f"--like {name}: expected one of {', '.join(FORMATS)}")
     chosen = FORMATS[name] if name else SuiteFormat()
-    given = {
-        "text": text,
-        "expected": expected,
-        "prompt": prompt,
-        "slices": slices and tuple(slices),
-        "identity_columns": identities and tuple(identities),
-        "identity_terms": terms and tuple(terms),
-        "positive": positive and tuple(positive),
-        "negative": negative and tuple(negative),
+    fields: dict[str, Any] = {
+        key: value if isinstance(value, str) else tuple(value)
+        for key, value in given.items()
+        if value
     }
-    named = chosen.is_named or bool(slices) or bool(prompt)
-    return replace(chosen, is_named=named, **{key: value for key, value in given.items() if value})  # type: ignore[arg-type]
+    is_named = chosen.is_named or bool(fields.keys() & {"slices", "prompt"})
+    return replace(chosen, is_named=is_named, **fields)

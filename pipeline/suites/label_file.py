@@ -175,8 +175,7 @@ def _with_prompt(subject: Subject) -> Subject:
     if subject.problem is not None or subject.messages is not None:
         return subject
     why = "judges and reward models need prompt and completion; this row is a text"
-    problem = f"{subject.place}: {why}"
-    return subject._replace(problem=problem)
+    return subject._replace(problem=f"{subject.place}: {why}")
 
 
 def _loose(labels: pa.Table) -> pa.Table:
@@ -194,15 +193,11 @@ def _write(out: Path, parts: Sequence[Path]) -> None:
             with fresh.open("w", encoding="utf-8") as file:
                 for rows in _batches(parts):
                     for row in rows.to_pylist():
-                        file.write(json.dumps(row, ensure_ascii=False, default=_json) + "\n")
+                        file.write(
+                            json.dumps(row, ensure_ascii=False, default=datetime.isoformat) + "\n"
+                        )
 
 
 def _batches(parts: Sequence[Path]) -> Iterator[pa.RecordBatch]:
     for part in parts:
         yield from pq.ParquetFile(part).iter_batches(batch_size=_BATCH_ROWS)
-
-
-def _json(value: object) -> str:
-    if isinstance(value, datetime):
-        return value.isoformat()
-    raise TypeError(f"no JSON for {type(value).__name__}")

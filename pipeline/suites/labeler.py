@@ -55,16 +55,14 @@ def evaluate_labelers(
     say(f"suite      {suite.path}: {len(suite.rows)} rows, {len(made)} labelers")
     numbers = []
     for one, rows in zip(made, tables, strict=True):
-        first = rows.slice(0, 1).to_pylist()[0]
+        (about,) = rows.slice(0, 1).select(["revision", "criterion", "model"]).to_pylist()
         numbers.append(
             labeler_numbers(
                 suite,
                 rows["score"].to_pylist(),
                 rows["status"].to_pylist(),
                 labeler=one.labeler,
-                revision=first["revision"],
-                criterion=first["criterion"],
-                model=first["model"],
+                **about,
                 threshold=threshold,
             )
         )

@@ -18,7 +18,7 @@ from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
 from pipeline.ingest.messages import MalformedPrompt, messages_of
 from pipeline.policies.policies import PolicyChoice, chosen_policy
-from pipeline.runtime.machine import choose_device, choose_engine
+from pipeline.runtime.machine import choose_device
 from pipeline.runtime.preloads import label_preloads, sampling_preloads
 from pipeline.runtime.process import warm_up
 from pipeline.runtime.progress import Heartbeat
@@ -87,20 +87,10 @@ def sample_suite(
     from pipeline.stages.rollout_worker import RolloutWorker, SamplerSettings
 
     policy = chosen_policy(config, choice)
-    settings = SamplerSettings(
-        engine=choose_engine(config.rollouts.engine, policy.folder),
-        model=str(policy.folder),
-        policy_revision=policy.revision,
-        device=choose_device(config.device),
-        samples=samples,
-        seed=config.seed,
-        round=choice.round or 0,
-        rollouts=config.rollouts,
-    )
     folder = work / PROGRESS
     folder.mkdir()
     heartbeat = Heartbeat(folder, "policy", prompts.num_rows * samples, "completions")
-    worker = RolloutWorker(settings)
+    worker = RolloutWorker(SamplerSettings.of(config, policy, samples, choice.round or 0))
     result = worker.run(prompts, heartbeat)
     worker.close()
     pq.write_table(result.rows, work / "rollouts.parquet")

@@ -11,15 +11,17 @@ import csv
 import hashlib
 import io
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from pipeline.errors import ConfigError
 from pipeline.suites.formats import SuiteFormat
 from warehouse.errors import RoundhouseError
 
 _SHOWN = 5
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -45,20 +47,20 @@ class Suite:
     @property
     def slices(self) -> dict[tuple[str, str], list[int]]:
         """(column, value) -> places of its rows, in the order of the file."""
-        places: dict[tuple[str, str], list[int]] = {}
-        for place, row in enumerate(self.rows):
-            for one in row.slices:
-                places.setdefault(one, []).append(place)
-        return places
+        return _places(row.slices for row in self.rows)
 
     @property
     def groups(self) -> dict[str, list[int]]:
         """Identity group -> places of its rows, groups sorted."""
-        places: dict[str, list[int]] = {}
-        for place, row in enumerate(self.rows):
-            for group in row.groups:
-                places.setdefault(group, []).append(place)
-        return dict(sorted(places.items()))
+        return dict(sorted(_places(row.groups for row in self.rows).items()))
+
+
+def _places(values: Iterable[Iterable[T]]) -> dict[T, list[int]]:
+    places: dict[T, list[int]] = {}
+    for place, of_row in enumerate(values):
+        for value in of_row:
+            places.setdefault(value, []).append(place)
+    return places
 
 
 class _BadCell(RoundhouseError, ValueError):
@@ -111,7 +113,8 @@ def _parser(
     path: Path, header: Sequence[str], form: SuiteFormat, needs_expected: bool
 ) -> Callable[[int, Sequence[str]], SuiteRow]:
     """How this file's rows are read. Raises ConfigError when a column is missing."""
-    slices = _present(header, form.slices, form.is_named)
+    # All that were asked for; of the default ones those that are there.
+    slices = [name for name in form.slices if form.is_named or name in header]
     needed = [form.text, *slices, *form.identity_columns]
     if needs_expected:
         needed.append(form.expected)
@@ -123,7 +126,7 @@ def _parser(
             "--expected-column, --slice-column) or a known format (--like)"
         )
     prompt = form.prompt if form.prompt in header and form.prompt != form.text else None
-    terms = _term_pattern(form.identity_terms)
+    terms = {t: re.compile(rf"\b{re.escape(t)}\b", re.IGNORECASE) for t in form.identity_terms}
 
     def parse(line: int, cells: Sequence[str]) -> SuiteRow:
         if len(cells) != len(header):
@@ -131,21 +134,17 @@ def _parser(
         row = dict(zip(header, cells, strict=True))
         text = _filled(row, form.text)
         groups = {value for name in form.identity_columns for value in _values(row[name])}
+        groups |= {term for term, pattern in terms.items() if pattern.search(text)}
         return SuiteRow(
             line,
             text,
             _expected(row, form, needs_expected),
             _filled(row, prompt) if prompt else None,
             tuple((name, value) for name in slices for value in _values(row[name])),
-            tuple(sorted(groups | _found(terms, text))),
+            tuple(sorted(groups)),
         )
 
     return parse
-
-
-def _present(header: Sequence[str], names: Sequence[str], is_named: bool) -> list[str]:
-    """The slice columns: all that were asked for, of the default ones those that are there."""
-    return [name for name in names if is_named or name in header]
 
 
 def _values(cell: str) -> list[str]:
@@ -169,11 +168,3 @@ def _expected(row: Mapping[str, str], form: SuiteFormat, is_needed: bool) -> int
         f"column {form.expected}: {word!r} is none of {list(form.positive)} (1) and "
         f"{list(form.negative)} (0); give --positive and --negative words"
     )
-
-
-def _term_pattern(terms: Sequence[str]) -> dict[str, re.Pattern[str]]:
-    return {term: re.compile(rf"\b{re.escape(term)}\b", re.IGNORECASE) for term in terms}
-
-
-def _found(terms: Mapping[str, re.Pattern[str]], text: str) -> set[str]:
-    return {term for term, pattern in terms.items() if pattern.search(text)}

@@ -20,7 +20,6 @@ from labeling.label import decoded_texts
 from pipeline.errors import ConfigError
 from pipeline.ingest.files import json_lines
 from pipeline.ingest.messages import MalformedPrompt, messages_of
-from warehouse.errors import RoundhouseError
 from warehouse.files import text_sha256
 
 _COLUMNS = ("id", "text", "prompt", "completion")
@@ -36,10 +35,6 @@ class Subject(NamedTuple):
     messages: str | None = None
     completion: str | None = None
     problem: str | None = None
-
-
-class _BadRow(RoundhouseError, ValueError):
-    """A row without a text; says why."""
 
 
 def check_input(path: Path) -> None:
@@ -125,7 +120,7 @@ def _subject(path: Path, line: int, row: bytes | Mapping[str, object]) -> Subjec
         values = _parsed(row) if isinstance(row, bytes) else row
         name = _id(values.get("id"), line)
         return Subject(line, name, place, *_text(values))
-    except (_BadRow, MalformedPrompt, UnicodeError) as error:
+    except (MalformedPrompt, UnicodeError) as error:
         return Subject(line, name, place, problem=f"{place}: {error}")
 
 
@@ -133,9 +128,9 @@ def _parsed(line: bytes) -> Mapping[str, object]:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise _BadRow(f"not valid JSON: {error}") from error
+        raise MalformedPrompt(f"not valid JSON: {error}") from error
     if not isinstance(row, dict):
-        raise _BadRow(f"expected an object, found {type(row).__name__}")
+        raise MalformedPrompt(f"expected an object, found {type(row).__name__}")
     return row
 
 
@@ -143,7 +138,7 @@ def _id(value: object, line: int) -> str:
     if value is None:
         return str(line)
     if isinstance(value, bool) or not isinstance(value, str | int):
-        raise _BadRow(f"id is neither text nor a whole number: {type(value).__name__}")
+        raise MalformedPrompt(f"id is neither text nor a whole number: {type(value).__name__}")
     str(value).encode()  # a lone surrogate fails here, as this row's fault
     return str(value)
 
@@ -157,11 +152,13 @@ def _text(row: Mapping[str, object]) -> tuple[str | None, str]:
     if row.get("text") is not None:
         return None, _string("text", row["text"])
     found = [name for name in _COLUMNS if row.get(name) is not None]
-    raise _BadRow(f"no text: expected text, or prompt and completion; it has {found or 'neither'}")
+    raise MalformedPrompt(
+        f"no text: expected text, or prompt and completion; it has {found or 'neither'}"
+    )
 
 
 def _string(name: str, value: object) -> str:
     if not isinstance(value, str):
-        raise _BadRow(f"{name} is not a string but {type(value).__name__}")
+        raise MalformedPrompt(f"{name} is not a string but {type(value).__name__}")
     value.encode()
     return value

@@ -29,7 +29,7 @@ import torch
 from pipeline.configs.loading import load_config
 from pipeline.runtime.machine import choose_device
 from pipeline.runtime.shards import Manifest, StageSpec, run_stage, split_rows
-from pipeline.stages.labels import LabelerSettings, LabelWorker
+from pipeline.stages.labels import LabelWorker
 from tests.benchmarks.figures import print_figure, print_ratio, seconds_in_turn
 from training.starters.tokenizers import bpe_classifier_tokenizer
 
@@ -58,15 +58,8 @@ HH = Path(__file__).parents[3] / "shared" / "data" / "hh-rlhf"
 LOG_MEAN, LOG_DEVIATION, LONGEST = 3.14, 0.96, 418
 
 
-class LastingWorker(LabelWorker):
-    """A label worker whose model outlives the stage."""
-
-    def close(self) -> None:
-        """The next run uses the model again."""
-
-
 @functools.cache
-def lasting_worker(folder: str) -> LastingWorker:
+def lasting_worker(folder: str) -> LabelWorker:
     """One worker for the model in `folder`: Beam gets this function, pickled by its name."""
     sets = [
         f"warehouse={folder}/warehouse",
@@ -75,7 +68,7 @@ def lasting_worker(folder: str) -> LastingWorker:
         "labelers.toxicity.self_test=[]",  # random weights know nothing
     ]
     config = load_config("demo", sets)
-    return LastingWorker(LabelerSettings(config, config.labeler("toxicity"), 0))
+    return LabelWorker(config, config.labeler("toxicity"), 0)
 
 
 def main() -> None:
@@ -225,12 +218,12 @@ def written_logits(spec: StageSpec, manifests: list[Manifest]) -> np.ndarray:
     return np.array([list(json.loads(raw).values()) for raw in written])
 
 
-def encode(worker: LastingWorker, texts: list[str]) -> list[list[int]]:
+def encode(worker: LabelWorker, texts: list[str]) -> list[list[int]]:
     """Token ids with the model's marks."""
     return worker._labeler._tokenizer(texts, split_special_tokens=True)["input_ids"]
 
 
-def _bare(worker: LastingWorker, texts: list[str]) -> np.ndarray:
+def _bare(worker: LabelWorker, texts: list[str]) -> np.ndarray:
     """Longest first, at most the labeler's token budget in a batch: no stage, no rows."""
     budget = worker._labeler._config.token_budget
     ids = encode(worker, texts)
@@ -243,7 +236,7 @@ def _bare(worker: LastingWorker, texts: list[str]) -> np.ndarray:
     return logits
 
 
-def _random(worker: LastingWorker, texts: list[str]) -> np.ndarray:
+def _random(worker: LabelWorker, texts: list[str]) -> np.ndarray:
     """Batches of 32 in random order, padded to the longest of each."""
     ids = encode(worker, texts)
     order = random.Random(0).sample(range(len(ids)), len(ids))
@@ -255,7 +248,7 @@ def _random(worker: LastingWorker, texts: list[str]) -> np.ndarray:
 
 
 @torch.inference_mode()
-def _forward(worker: LastingWorker, rows: list[list[int]]) -> np.ndarray:
+def _forward(worker: LabelWorker, rows: list[list[int]]) -> np.ndarray:
     labeler, device = worker._labeler, choose_device("auto")
     padded = labeler._tokenizer.pad({"input_ids": rows}, return_tensors="pt").to(device)
     return labeler._model(**padded).logits.double().cpu().numpy()

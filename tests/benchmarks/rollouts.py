@@ -35,17 +35,10 @@ PROMPTS, REPEATS = 1024, 3
 WARM_UP_PROMPTS = 64
 
 
-class LastingWorker(RolloutWorker):
-    """A rollout worker whose engine outlives the stage."""
-
-    def close(self) -> None:
-        """The next run uses the engine again."""
-
-
 @functools.cache
-def lasting_worker(settings: SamplerSettings) -> LastingWorker:
+def lasting_worker(settings: SamplerSettings) -> RolloutWorker:
     """One worker, whoever asks: Beam gets this function, pickled by its name."""
-    return LastingWorker(settings)
+    return RolloutWorker(settings)
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import night
-from pipeline.commands.nights import _finish, print_status
+from pipeline.commands.nights import _finish, status
 from pipeline.errors import ConfigError
 from pipeline.policies.models import POLICIES, find_model, keep_model, models_folder
 from pipeline.policies.policies import base_policy, stored_policy
@@ -64,7 +64,7 @@ def test_nights_on_s3_by_two_machines_end_in_the_rows_of_a_folder(
         assert policy_revision(here / row["policy_revision_out"]) == row["policy_revision_out"]
 
     capsys.readouterr()
-    print_status(s3_root)
+    status(s3_root)
     assert "round=2/evaluation" in capsys.readouterr().out
     _finish(config(models, s3_root), [])
     said = capsys.readouterr().out

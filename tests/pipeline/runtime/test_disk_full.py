@@ -35,9 +35,6 @@ class Grower:
         out = pa.table({"bytes": [os.urandom(self._size) for _ in range(rows.num_rows)]})
         return ShardResult(out, TABLES["dead_letters"].schema.empty_table(), rows.num_rows)
 
-    def close(self) -> None:
-        pass
-
 
 def spec(disk: Path) -> StageSpec:
     return StageSpec("toy", disk / "staging", "c", "numbers", BeamConfig(runner="FnApiRunner"))

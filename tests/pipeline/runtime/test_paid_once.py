@@ -53,8 +53,7 @@ def test_a_file_labelled_twice_is_paid_for_once(tmp_path: Path, monkeypatch: pyt
     with judges() as judging:
         for _ in range(2):
             settings = config(tmp_path / "warehouse", judging)
-            out = tmp_path / "work" / "labels-api.parquet"
-            out.parent.mkdir(exist_ok=True)
+            out = tmp_path / "labels-api.parquet"
             assert label_texts(settings, settings.labeler("api"), source, out) == {"ok": 4}
             made.append(pq.read_table(out))
         assert len(judging.asked) == 4

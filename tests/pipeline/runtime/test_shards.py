@@ -60,9 +60,6 @@ class Doubler:
         ok = len(even) - self._lose_one
         return ShardResult(out, table_from_rows("dead_letters", dead), ok, tokens=len(even))
 
-    def close(self) -> None:
-        pass
-
 
 def spec(tmp_path: Path, beam: BeamConfig = RUNNERS["FnApiRunner"], config: str = "c") -> StageSpec:
     return StageSpec("toy", tmp_path / "staging", config, "numbers", beam)

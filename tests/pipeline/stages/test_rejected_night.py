@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pipeline import night
-from pipeline.commands.nights import print_status
+from pipeline.commands.nights import status
 from pipeline.config import RunConfig
 from pipeline.configs.loading import load_config
 from pipeline.policies.models import POLICIES, models_folder
@@ -215,7 +215,7 @@ def test_an_auditor_finds_the_guards_that_failed(nights: Nights) -> None:
 
 
 def test_status_says_rejected_and_why(nights: Nights, capsys: pytest.CaptureFixture[str]) -> None:
-    print_status(str(nights.root))
+    status(str(nights.root))
     said = " ".join(capsys.readouterr().out.split())
     assert said.count(" rejected ") == 3
     assert "promotion.min_distinct2_ratio" in said

@@ -56,13 +56,13 @@ def test_hatecheck_drops_in_by_name_and_by_columns(tmp_path: Path):
     assert [row.expected for row in named.rows] == [1, 0, 0]
     assert named.slices[("target_ident", "women")] == [0, 1]
     assert ("target_ident", "") not in named.slices
-    groups = read_suite(path, suite_format("hatecheck", identities=["target_ident"])).groups
+    groups = read_suite(path, suite_format("hatecheck", identity_columns=["target_ident"])).groups
     assert groups == {"women": [0, 1]}
 
 
 def test_identity_terms_are_whole_words_of_the_text(tmp_path: Path):
     path = written(tmp_path, "text,expected\nA gay man,0\nGAYNESS,0\nwhite and Gay,1\n")
-    suite = read_suite(path, suite_format(None, terms=["gay", "white"]))
+    suite = read_suite(path, suite_format(None, identity_terms=["gay", "white"]))
     assert suite.groups == {"gay": [0, 2], "white": [2]}
 
 
