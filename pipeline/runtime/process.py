@@ -42,8 +42,9 @@ _CPU_ENGINE = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "TORCHDYNAMO_DISABLE": "1",
-    # A thread that waits sleeps: beside a busy core, spinning ones take each other's time.
-    "OMP_WAIT_POLICY": "passive",
+    # A thread that waits looks a thousand times and sleeps: that is as fast as spinning where both
+    # cores are free, and beside a busy core spinning threads take each other's time.
+    "GOMP_SPINCOUNT": "1000",
     # glibc would give a batch's large blocks back to the system and fault them in for the next: a
     # tenth to a fifth of a scoring pass. Read at a process's start, unknown elsewhere.
     "MALLOC_MMAP_THRESHOLD_": str(1 << 30),

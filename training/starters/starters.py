@@ -124,9 +124,9 @@ def _build(
     progress: Callable[[str, int, int], None],
 ) -> None:
     """Build beside `folder`, then rename: whoever sees the folder sees it whole."""
-    # Read when torch is imported: waiting threads sleep, where spinning ones would make a busy
+    # Read when torch is imported: waiting threads soon sleep, where spinning ones would make a busy
     # machine ten times slower. The sums are the same.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     from training.starters.recipe import build_starters
 
     for leftover in leftovers(folder):  # of a build that was killed: the lock is ours
