@@ -49,7 +49,7 @@ class Built:
 
 
 def start_build(cache: Path, *arguments: str, threads: int = 1) -> subprocess.Popen[str]:
-    settings = {"OMP_NUM_THREADS": str(threads), "OMP_DISPLAY_ENV": "true"}
+    settings = {"OMP_NUM_THREADS": str(threads), "OMP_DISPLAY_ENV": "verbose"}
     inherited = {k: v for k, v in os.environ.items() if k != "GOMP_SPINCOUNT"}
     return subprocess.Popen(
         [sys.executable, "-c", BUILD, *arguments],
