@@ -17,7 +17,7 @@ BENCHMARKS = {
     "labels": "classifier labels/s through the stage against a bare loop and random batches",
     "onnx_backend": "a classifier's forward pass in ONNX Runtime against PyTorch on the CPU",
     "overhead": "share of a round that is no work; cold start of `roundhouse sql`",
-    "busy_machine": "building starters beside a busy core against a quiet one, soon asleep or spinning",
+    "busy_machine": "building starters beside a busy core against a quiet one",
     "remote_judge": "calls/s of a remote judge's engine against its slots, at a faulty endpoint",
     "local_judge": "rows/s of a judge on vLLM by score tokens against the same judge writing JSON",
     "ppo_update": "one PPO update over a stored round against TRL 1.12's and against bare passes",
