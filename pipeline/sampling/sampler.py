@@ -7,6 +7,7 @@ be corrected in PPO. Not here: prompts, chat templates, rows.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -66,7 +67,7 @@ class Sampler(Protocol):
         ...
 
 
-class TransformersBatches:
+class TransformersBatches(ABC):
     """What the samplers on transformers share; each adds how it samples one batch."""
 
     name = "transformers"
@@ -99,8 +100,9 @@ class TransformersBatches:
             progress(len(chosen))
         return [[done[p * samples + i] for i in range(samples)] for p in range(len(prompts))]
 
+    @abstractmethod
     def _sample_batch(self, jobs: list[Job], max_tokens: int) -> list[Sampled]:
-        raise NotImplementedError
+        """One completion for each job, at most `max_tokens` long."""
 
     def _padded(self, jobs: list[Job], *, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """Token ids and attention mask of the prompts, [b, longest], on the device."""
