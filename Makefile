@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 LIST   := $(if $(filter Linux,$(shell uname -s)),.requirements/cpu.txt,.requirements/portable.txt)
 READY  := $(VENV)/.ready
-WORKERS ?= 2
+WORKERS ?= 3
 
 .PHONY: demo test soak bench bench-learning lint env clean
 

@@ -50,7 +50,9 @@ class Built:
 
 def start_build(cache: Path, *arguments: str, threads: int = 1) -> subprocess.Popen[str]:
     settings = {"OMP_NUM_THREADS": str(threads), "OMP_DISPLAY_ENV": "verbose"}
-    inherited = {k: v for k, v in os.environ.items() if k != "GOMP_SPINCOUNT"}
+    # vLLM, once it is imported, preloads an OpenMP into every process to come.
+    ours = ("GOMP_SPINCOUNT", "LD_PRELOAD")
+    inherited = {k: v for k, v in os.environ.items() if k not in ours}
     return subprocess.Popen(
         [sys.executable, "-c", BUILD, *arguments],
         env={**inherited, **settings, "ROUNDHOUSE_CACHE": str(cache)},
