@@ -39,6 +39,7 @@ def relabel_failed(
     statuses: Sequence[str],
 ) -> StageReport:
     """The stage: labels what one labeler failed at or missed, and amends its commit."""
+    warehouse = warehouse.at(warehouse.ledger.head())  # one moment: rows read are rows replaced
     labeler = config.labeler(name)
     key = labels_key(number, purpose, name, revision_of(config, labeler))
     old = warehouse.read_table("labels", rounds=[number], keys=[key])
@@ -67,6 +68,7 @@ def resample(
     config: RunConfig, warehouse: Warehouse, key: str, number: int, purpose: str
 ) -> StageReport:
     """The stage: samples the prompts that were refused, and amends the rollouts' commit."""
+    warehouse = warehouse.at(warehouse.ledger.head())
     dead = dead_prompts(warehouse, number, purpose)
     if not dead:
         return StageReport(key)
@@ -97,9 +99,9 @@ def dead_prompts(warehouse: Warehouse, number: int, purpose: str) -> dict[str, d
 
 def _amendment(warehouse: Warehouse, key: str, table: str) -> tuple[str, list[str]]:
     """The key of the next commit that amends `key`, and the table's files that are its work now."""
-    ledger = warehouse.ledger
-    earlier = sum(commit.meta.get("amends") == key for commit in ledger.commits())
-    files = [file.path for file in ledger.files_of([key], table=table)]
+    ledger, as_of = warehouse.ledger, warehouse.as_of
+    earlier = sum(commit.meta.get("amends") == key for commit in ledger.commits(as_of))
+    files = [file.path for file in ledger.files_of([key], as_of, table)]
     return amendment_key(key, earlier + 1), files
 
 

@@ -15,7 +15,7 @@ from pipeline import replay
 from pipeline.cli import app
 from pipeline.errors import ConfigError
 from pipeline.stages import entry as stages
-from pipeline.stages import gate, labels, rewards
+from pipeline.stages import dead_rows, gate, labels, rewards
 from pipeline.stages.dead_rows import RETRIED, failed_labels, with_new_attempts
 from tests.pipeline import judged
 from tests.pipeline.judged import (
@@ -30,7 +30,8 @@ from tests.pipeline.judged import (
 from tests.warehouse.builder import NOON, label, prompt, publish_rows, rollout
 from training.starters.starters import starter_path
 from warehouse.catalog.catalog import load_checks
-from warehouse.keys import labels_key, rollouts_key
+from warehouse.errors import AlreadyPublished
+from warehouse.keys import amendment_key, labels_key, rollouts_key
 from warehouse.ledger.ledger import Ledger
 from warehouse.publish import publish
 from warehouse.schemas import table_from_rows
@@ -144,6 +145,30 @@ def test_few_enough_failures_are_no_failure_of_the_command(tmp_path: Path, judgi
     code, said = again(settings)
     assert code == 0
     assert not any("still undone" in line for line in said)
+
+
+def test_a_replay_replaces_nothing_that_another_machine_has_mended_meanwhile(
+    tmp_path: Path, judging: Judges, monkeypatch: pytest.MonkeyPatch
+):
+    judging.failing = {"0-t3-0": "429"}
+    settings = labelled(tmp_path, judging)
+    ledger = Ledger(open_store(tmp_path))
+    (key,) = (commit.key for commit in ledger.commits() if "/api@" in commit.key)
+    read = dead_rows.read_subjects
+
+    def read_while_another_mends(*args):
+        old = opened(settings).read_table("labels", keys=[key])
+        files = [file.path for file in ledger.files_of([key])]
+        mended, about = amendment_key(key, 1), {"amends": key}
+        publish(tmp_path, mended, {"labels": old}, round=0, remove=files, meta=about)
+        return read(*args)
+
+    monkeypatch.setattr(dead_rows, "read_subjects", read_while_another_mends)
+    with pytest.raises(AlreadyPublished):
+        again(settings, "api")
+    assert [file.path for file in ledger.files_of([key])] == [
+        file.path for file in ledger.commits()[-1].add
+    ]
 
 
 def test_one_labeler_alone(tmp_path: Path, judging: Judges):

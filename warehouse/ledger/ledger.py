@@ -45,6 +45,14 @@ class Snapshot(NamedTuple):
     writers: dict[str, Commit]
 
 
+class _Look(NamedTuple):
+    """What one look at the store showed: the commits up to a version, path -> the live file."""
+
+    commits: list[Commit]
+    live: dict[str, LiveFile]
+    replaced: Replacements
+
+
 class Ledger:
     """The commits of one store. Commits are immutable, so those once read are remembered."""
 
@@ -78,12 +86,9 @@ class Ledger:
 
         Raises Vacuumed for a version that has lost files to a vacuum.
         """
-        commits = self.commits(as_of)
-        replaced = Replacements(self._files.known)
-        self._refuse_vacuumed(len(commits) - 1, replaced)
         return [
             file
-            for file in live_files(commits, replaced).values()
+            for file in self._look(as_of).live.values()
             if table in (None, file.table) and (rounds is None or file.round in rounds)
         ]
 
@@ -96,11 +101,8 @@ class Ledger:
 
         Raises Vacuumed for a version that has lost files to a vacuum.
         """
-        commits = self.commits(as_of)
-        replaced = Replacements(self._files.known)
-        self._refuse_vacuumed(len(commits) - 1, replaced)
-        files = list(live_files(commits, replaced).values())
-        return Snapshot(commits, files, writers(commits, replaced))
+        commits, live, replaced = self._look(as_of)
+        return Snapshot(commits, list(live.values()), writers(commits, replaced))
 
     def files_of(
         self,
@@ -115,18 +117,23 @@ class Ledger:
         part of the work done again, its old file removed in the same commit. Raises WarehouseError
         for a key that is not in the ledger.
         """
-        commits = self.commits(as_of)
+        commits, live, replaced = self._look(as_of)
         missing = sorted(set(keys) - {commit.key for commit in commits})
         if missing:
             raise WarehouseError(f"{self._root}: nothing is published under {missing[0]}")
-        replaced = Replacements(self._files.known)
         paths = {
             replaced.path(file.path)
             for commit in commits
             if commit.key in keys or commit.meta.get("amends") in keys
             for file in commit.add
         }
-        return [file for file in self.files(as_of, table, rounds) if file.path in paths]
+        return [
+            file
+            for path, file in live.items()
+            if path in paths
+            and table in (None, file.table)
+            and (rounds is None or file.round in rounds)
+        ]
 
     def refuse_dead(self, key: str, remove: Sequence[str]) -> None:
         """Raises Conflict when a path that the commit `key` is to remove is not live."""
@@ -183,6 +190,13 @@ class Ledger:
             except AlreadyExists:
                 continue
             return commit
+
+    def _look(self, as_of: int | None) -> _Look:
+        """Commits and live files of one moment: two looks would miss what came in between."""
+        commits = self.commits(as_of)
+        replaced = Replacements(self._files.known)
+        self._refuse_vacuumed(len(commits) - 1, replaced)
+        return _Look(commits, live_files(commits, replaced), replaced)
 
     def _refuse_twice(self, key: str, add: Sequence[LiveFile]) -> None:
         live = {file.path for file in self.files()}

@@ -82,9 +82,12 @@ def _joinable(
     ledger: Ledger, table: str | None, rounds: Sequence[int] | None
 ) -> dict[str, list[list[LiveFile]]]:
     """Key -> groups of files of one schema version that may become one, two or more."""
-    owner = origins(ledger.commits())
+    now = ledger.snapshot()
+    owner = origins(now.commits)
     groups: dict[tuple[str, str, int | None, int], list[LiveFile]] = {}
-    for file in ledger.files(table=table, rounds=rounds):
+    for file in now.files:
+        if table not in (None, file.table) or (rounds is not None and file.round not in rounds):
+            continue
         groups.setdefault(
             (owner[file.path], file.table, file.round, file.schema_version), []
         ).append(file)

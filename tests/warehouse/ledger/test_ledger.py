@@ -13,7 +13,7 @@ from tests.warehouse.builder import publish_rows
 from tests.warehouse.opened import read_table
 from warehouse.catalog.catalog import connect
 from warehouse.errors import AlreadyPublished, Conflict, CorruptFile, WarehouseError
-from warehouse.ledger.commits import LiveFile
+from warehouse.ledger.commits import Commit, LiveFile
 from warehouse.ledger.ledger import Ledger
 from warehouse.schemas import SCHEMA_VERSION
 from warehouse.store import open_store
@@ -197,3 +197,24 @@ def test_a_commit_that_amends_a_key_is_part_of_its_work(store_root: str) -> None
     assert paths("labels/b") == ["b"]
     with pytest.raises(WarehouseError, match="nothing is published under labels/c"):
         paths("labels/a", "labels/c")
+
+
+def test_what_a_key_has_is_of_one_moment_however_often_others_commit(
+    store_root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger, other = open_ledger(store_root), open_ledger(store_root)
+    ledger.append("labels/a", [live_file("a1")])
+    look = Ledger.commits
+
+    def look_and_let_another_amend(self: Ledger, as_of: int | None = None) -> list[Commit]:
+        seen = look(self, as_of)
+        if self is ledger:
+            here = [file.path for file in other.files()]
+            n = len(seen)
+            other.append(f"again-{n}", [live_file(f"b{n}")], here, meta={"amends": "labels/a"})
+        return seen
+
+    monkeypatch.setattr(Ledger, "commits", look_and_let_another_amend)
+    assert [file.path for file in ledger.files_of(["labels/a"])] == ["a1"]
+    assert [file.path for file in ledger.files_of(["labels/a"])] == ["b1"]
+    assert [file.path for file in ledger.snapshot().files] == ["b2"]

@@ -10,6 +10,7 @@ from tests.warehouse.builder import label, publish_rows, rollout, small_warehous
 from tests.warehouse.opened import read_table
 from warehouse.catalog.catalog import connect
 from warehouse.errors import Conflict, CorruptFile, WarehouseError
+from warehouse.ledger.commits import Commit
 from warehouse.ledger.ledger import Ledger
 from warehouse.maintenance import compaction
 from warehouse.maintenance.compaction import compact
@@ -42,6 +43,24 @@ def amend(root: str | Path, sample: int = 7) -> None:
 
 def paths(root: str | Path, **choice: object) -> list[str]:
     return [file.path for file in Ledger(open_store(root)).files(**choice)]
+
+
+def test_what_is_published_while_it_looks_is_left_to_the_next(
+    store_root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_warehouse(store_root)
+    amend(store_root)
+    look = Ledger.commits
+
+    def look_and_let_another_amend(self: Ledger, as_of: int | None = None) -> list[Commit]:
+        seen = look(self, as_of)
+        monkeypatch.setattr(Ledger, "commits", look)
+        amend(store_root, 8)
+        return seen
+
+    monkeypatch.setattr(Ledger, "commits", look_and_let_another_amend)
+    assert [(d.key, d.files) for d in compact(store_root)] == [(ROLLOUTS, 2), (LABELS, 2)]
+    assert [(d.key, d.files) for d in compact(store_root)] == [(ROLLOUTS, 2), (LABELS, 2)]
 
 
 def test_the_files_of_a_key_become_one_and_the_rows_stay(store_root: str) -> None:
