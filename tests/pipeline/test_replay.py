@@ -14,8 +14,8 @@ from labeling.label import label_id
 from pipeline import replay
 from pipeline.cli import app
 from pipeline.errors import ConfigError
-from pipeline.stages import entry as stages
 from pipeline.stages import dead_rows, gate, labels, rewards
+from pipeline.stages import entry as stages
 from pipeline.stages.dead_rows import RETRIED, failed_labels, with_new_attempts
 from tests.pipeline import judged
 from tests.pipeline.judged import (
