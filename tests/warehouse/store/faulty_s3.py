@@ -135,6 +135,7 @@ def faulty_s3(upstream: str) -> Iterator[FaultyS3]:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # headers and body are two writes: 40 ms an answer otherwise
     proxy: FaultyS3
 
     def do_GET(self) -> None:
