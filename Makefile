@@ -4,19 +4,17 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 LIST   := $(if $(filter Linux,$(shell uname -s)),.requirements/cpu.txt,.requirements/portable.txt)
 READY  := $(VENV)/.ready
-WORKERS ?= 3
 
 .PHONY: demo test soak bench bench-learning lint env clean
 
 demo: $(READY)
 	@$(BIN)/roundhouse run demo
 
-# In the order of the files: those with whole nights in them come first, so no worker waits at the end.
 test: $(READY)
-	@$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python -m pytest -m "not slow"
 
 soak: $(READY)
-	@$(BIN)/python -m pytest -m slow
+	@$(BIN)/python -m pytest -m slow -n 0
 
 bench: $(READY)
 	@$(BIN)/python -m tests.benchmarks

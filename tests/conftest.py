@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import os
 
+import pytest
+
 from pipeline.runtime.machine import choose_device
 from pipeline.runtime.process import prepare_environment
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # busy machines spin otherwise
 prepare_environment(choose_device("auto"))
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """A worker more than cores, since tests also wait for processes; none for a file by itself."""
+    is_small = all(".py" in argument for argument in config.args)
+    return 0 if is_small else (os.cpu_count() or 1) + 1

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 @contextmanager
@@ -30,10 +32,21 @@ def s3_server() -> Iterator[str]:
 
 
 def _serve() -> None:
-    """Serves until the other end of stdin is gone."""
-    from moto.server import ThreadedMotoServer
+    """Serves until the other end of stdin is gone, one request after the other.
 
-    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    moto looks whether a key is free (If-None-Match) and then puts: of two threads both would win.
+    """
+    from moto.moto_server import threaded_moto_server as moto
+
+    one_at_a_time = threading.Lock()
+
+    class Serial(moto.DomainDispatcherApplication):
+        def __call__(self, *request: Any) -> Any:
+            with one_at_a_time:
+                return super().__call__(*request)
+
+    moto.DomainDispatcherApplication = Serial
+    server = moto.ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
     sys.stdout.write(f"http://{host}:{port}\n")

@@ -29,13 +29,6 @@ STAGES = [
     "round=1-training",
     "round=2-evaluation",
 ]
-# A restart costs ten seconds: the soaks kill it in every stage, `make test` in one of each kind.
-FEW = [
-    "prepare",
-    "round=0-eval-labels-helpful-judge",
-    "round=0-training",
-    "round=1-eval-rollouts",
-]
 
 
 def kill_in(root: Path, stage: str, *, driver: bool, wait: float) -> None:
@@ -77,13 +70,40 @@ def kill_stage_process(driver: subprocess.Popen[bytes]) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize(
-    "stages",
-    [pytest.param(FEW, id="few"), pytest.param(STAGES, id="every", marks=pytest.mark.slow)],
-)
-def test_killed_in_its_stages_it_ends_in_the_same_tables(warehouse, tmp_path, stages):
+def interrupt_in(root: Path, stage: str) -> None:
+    """Starts the night and presses Ctrl-C in the named stage."""
+    process = subprocess.Popen(
+        nights.command(root),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=nights.environment(),
+        # Whoever runs the tests in the background of a script has made us deaf to it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    while not (root / "_logs" / f"{stage}.log").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert "same command" in errors
+
+
+def test_killed_and_interrupted_it_ends_in_the_same_tables(warehouse, tmp_path):
     root = tmp_path / "warehouse"
-    for number, stage in enumerate(stages):
+    kill_in(root, "round=0-eval-labels-helpful-judge", driver=True, wait=0.0)
+    interrupt_in(root, "round=0-train-rollouts")
+    kill_in(root, "round=1-eval-rollouts", driver=False, wait=0.45)
+    nights.run(root)
+    nights.assert_same(warehouse, root)
+
+
+@pytest.mark.slow
+def test_killed_in_every_stage_it_ends_in_the_same_tables(warehouse, tmp_path):
+    root = tmp_path / "warehouse"
+    for number, stage in enumerate(STAGES):
         kill_in(root, stage, driver=number % 2 == 0, wait=0.15 * (number % 4))
     nights.run(root)
     nights.assert_same(warehouse, root)
@@ -106,29 +126,6 @@ def test_two_runs_at_once_share_the_work_and_double_nothing(warehouse, tmp_path)
         assert process.returncode == 0, output
     nights.assert_same(warehouse, root)
     assert sorted(nights.keys(root)) == sorted(nights.keys(warehouse))
-
-
-def test_ctrl_c_leaves_a_night_that_resumes(warehouse, tmp_path):
-    root = tmp_path / "warehouse"
-    process = subprocess.Popen(
-        nights.command(root),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=nights.environment(),
-        # Whoever runs the tests in the background of a script has made us deaf to it.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    while not (root / "_logs" / "round=0-train-rollouts.log").exists():
-        assert process.poll() is None
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "Traceback" not in errors
-    assert "same command" in errors
-    nights.run(root)
-    nights.assert_same(warehouse, root)
 
 
 @pytest.mark.usefixtures("starters")

@@ -56,21 +56,26 @@ def run_checks(
                 f"create view {name} as from live_{name} union all by name from fresh_{name}"
             )
     for check, sql in checks.items():
-        refuse_rows(f"{key}: check {check} found bad rows", con.sql(sql))
+        refuse_rows(con, f"{key}: check {check} found bad rows", sql)
 
 
 def refuse_repeated_keys(con: duckdb.DuckDBPyConnection, name: str, view: str) -> None:
     """Raises PublishRefused where a key of table `name` stands twice in `view`."""
     keys = ", ".join(TABLES[name].key)
     refuse_rows(
+        con,
         f"table {name}: key ({keys}) stands more than once",
-        con.sql(f"select {keys}, count(*) as n from {view} group by {keys} having n > 1"),
+        f"select {keys}, count(*) as n from {view} group by {keys} having n > 1",
     )
 
 
-def refuse_rows(rule: str, bad: duckdb.DuckDBPyRelation) -> None:
-    """Raises PublishRefused naming the rule and the first of the `bad` rows, if there are any."""
-    rows = bad.limit(_SHOWN_ROWS).to_arrow_table().to_pylist()
+def refuse_rows(con: duckdb.DuckDBPyConnection, rule: str, bad: str) -> None:
+    """Raises PublishRefused naming the rule and the first rows of the query `bad`, if it has any.
+
+    One statement: a relation would be bound once for each step that it is made of.
+    """
+    rows = con.execute(f"from (\n{bad}\n) limit {_SHOWN_ROWS}").fetchall()
     if rows:
-        shown = "".join(f"\n  {row}" for row in rows)
+        columns = [name for name, *_ in con.description or ()]
+        shown = "".join(f"\n  {dict(zip(columns, row, strict=True))}" for row in rows)
         raise PublishRefused(f"{rule}, the first of them:{shown}")

@@ -45,11 +45,10 @@ def prepare(
         create_table_view(con, store, name, [file for file in live if file.table == name])
         content = ", ".join(c for c in table.schema.names if c not in table.volatile)
         refuse_rows(
+            con,
             f"table {name}: {keys} is published with another content",
-            con.sql(
-                f"select {keys} from (select {content} from fresh except select {content} from "
-                f"{name}) semi join {name} using ({keys})"
-            ),
+            f"select {keys} from (select {content} from fresh except select {content} from "
+            f"{name}) semi join {name} using ({keys})",
         )
         new = con.sql(f"select * from fresh anti join {name} using ({keys})")
         rows = conform(name, new.to_arrow_table())
