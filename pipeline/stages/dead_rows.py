@@ -68,7 +68,7 @@ def resample(
     config: RunConfig, warehouse: Warehouse, key: str, number: int, purpose: str
 ) -> StageReport:
     """The stage: samples the prompts that were refused, and amends the rollouts' commit."""
-    warehouse = warehouse.at(warehouse.ledger.head())
+    warehouse = warehouse.at(warehouse.ledger.head())  # as in relabel_failed
     dead = dead_prompts(warehouse, number, purpose)
     if not dead:
         return StageReport(key)

@@ -317,9 +317,8 @@ def publish_until(root: Path, calls: int) -> None:
 
 def test_killed_at_any_step_publish_shows_all_or_nothing(tmp_path: Path) -> None:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        [__name__, "pandas", "pyarrow.dataset"]
-    )  # DuckDB would import it in each
+    # What DuckDB and pyarrow would import in each of them.
+    context.set_forkserver_preload([__name__, "pandas", "pyarrow.dataset"])
     shown = []
     for calls in range(40):
         root = tmp_path / str(calls)

@@ -10,7 +10,7 @@ Not here: reading commit files (commit_files.py), what they add up to (commits.p
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -53,6 +53,17 @@ class _Look(NamedTuple):
     replaced: Replacements
 
 
+def chosen(
+    files: Iterable[LiveFile], table: str | None, rounds: Sequence[int | None] | None
+) -> list[LiveFile]:
+    """Those of a table and of some rounds, in their order; None: of all."""
+    return [
+        file
+        for file in files
+        if table in (None, file.table) and (rounds is None or file.round in rounds)
+    ]
+
+
 class Ledger:
     """The commits of one store. Commits are immutable, so those once read are remembered."""
 
@@ -86,11 +97,7 @@ class Ledger:
 
         Raises Vacuumed for a version that has lost files to a vacuum.
         """
-        return [
-            file
-            for file in self._look(as_of).live.values()
-            if table in (None, file.table) and (rounds is None or file.round in rounds)
-        ]
+        return chosen(self._look(as_of).live.values(), table, rounds)
 
     def is_dead(self, path: str) -> bool:
         """Whether the ledger says by now that a forget or a vacuum may have deleted this file."""
@@ -127,13 +134,7 @@ class Ledger:
             if commit.key in keys or commit.meta.get("amends") in keys
             for file in commit.add
         }
-        return [
-            file
-            for path, file in live.items()
-            if path in paths
-            and table in (None, file.table)
-            and (rounds is None or file.round in rounds)
-        ]
+        return chosen((file for path, file in live.items() if path in paths), table, rounds)
 
     def refuse_dead(self, key: str, remove: Sequence[str]) -> None:
         """Raises Conflict when a path that the commit `key` is to remove is not live."""

@@ -21,7 +21,7 @@ from warehouse.keys import maintenance_key
 from warehouse.ledger.commits import LiveFile, origins
 from warehouse.ledger.data_files import MAX_BYTES, put_like
 from warehouse.ledger.evidence import read_rows
-from warehouse.ledger.ledger import Ledger
+from warehouse.ledger.ledger import Ledger, chosen
 from warehouse.maintenance.vacuum import delete
 from warehouse.schemas import TABLES
 from warehouse.store import open_store
@@ -85,9 +85,7 @@ def _joinable(
     now = ledger.snapshot()
     owner = origins(now.commits)
     groups: dict[tuple[str, str, int | None, int], list[LiveFile]] = {}
-    for file in now.files:
-        if table not in (None, file.table) or (rounds is not None and file.round not in rounds):
-            continue
+    for file in chosen(now.files, table, rounds):
         groups.setdefault(
             (owner[file.path], file.table, file.round, file.schema_version), []
         ).append(file)

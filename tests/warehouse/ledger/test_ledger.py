@@ -49,18 +49,18 @@ def append_many(root: str, writer: int, environment: dict[str, str]) -> list[str
     return won
 
 
-def test_racing_processes_commit_every_key_exactly_once(store_root: str) -> None:
+def test_eight_racing_processes_commit_every_key_exactly_once(store_root: str) -> None:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, "boto3"])  # imported once
-    with context.Pool(5) as pool:
-        orders = [(store_root, writer, dict(os.environ)) for writer in range(5)]
+    context.set_forkserver_preload([__name__, "boto3"])  # imported once, not eight times
+    with context.Pool(8) as pool:
+        orders = [(store_root, writer, dict(os.environ)) for writer in range(8)]
         won = pool.starmap(append_many, orders)
     commits = open_ledger(store_root).commits()
     keys = [commit.key for commit in commits]
     assert sorted(key for keys in won for key in keys) == sorted(keys)
-    assert len(set(keys)) == len(keys) == 5 * 5 + 1
-    assert [commit.version for commit in commits] == list(range(26))
-    assert len(open_ledger(store_root).files()) == 26
+    assert len(set(keys)) == len(keys) == 8 * 5 + 1
+    assert [commit.version for commit in commits] == list(range(41))
+    assert len(open_ledger(store_root).files()) == 41
 
 
 def test_a_second_commit_with_the_same_key_is_refused(store_root: str) -> None:
